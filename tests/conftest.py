@@ -1,0 +1,15 @@
+"""Fixtures that all tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real radiographs and reports, or a skip that says how to name it."""
+    folder = os.environ.get("CXR_REAL_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("needs real radiographs: set CXR_REAL_DATA to the folder that holds nih_sample/ and openi/")
+    return Path(folder)
