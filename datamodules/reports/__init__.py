@@ -1,0 +1,1 @@
+"""The shared language of the domain: label names, report sections, mentions, vocabulary. No torch, no Lightning."""
