@@ -1,0 +1,1 @@
+"""Plain torch networks. No Lightning below this line."""

@@ -1,0 +1,133 @@
+"""The only file that opens a former stage's checkpoint: its kind, its configuration, its weights, its digest.
+
+Every LightningModule here stamps its checkpoints with its stage's name (`stamp`), keeps its architecture as plain data in
+`hyper_parameters`, and may add texts (a tokenizer). A later stage reads them with `open_stage` and copies what it needs into
+itself, so that its own checkpoint works when the former file is gone.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+SCHEMA = 1
+KEY = "cxr_synth"
+Config = TypeVar("Config")
+
+
+@dataclasses.dataclass(frozen=True)
+class StageCheckpoint:
+    """What a later stage may know of a former one.
+
+    Attributes:
+        path: the file.
+        stage: "prompter", "codebook", "aligner", "generator" or "classifier".
+        digest: sha256 of the file.
+        config: the module's architecture as plain data (its `hyper_parameters`).
+        extra: texts the module added, e.g. {"tokenizer": "..."}.
+        state_dict: all weights.
+    """
+
+    path: str
+    stage: str
+    digest: str
+    config: dict[str, Any]
+    extra: dict[str, Any]
+    state_dict: dict[str, Tensor]
+
+    def weights(self, prefix: str) -> dict[str, Tensor]:
+        """The weights below `prefix` (with its dot), named without it.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        found = {k.removeprefix(prefix): v for k, v in self.state_dict.items() if k.startswith(prefix)}
+        if not found:
+            raise ValueError(f"{self.path}: the {self.stage} checkpoint has no weights below {prefix!r}")
+        return found
+
+
+def file_digest(path: str | Path) -> str:
+    """Sha256 of a file's bytes, as hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stamp(checkpoint: dict[str, Any], *, stage: str, **extra: Any) -> None:
+    """Mark a checkpoint that is being saved as one of `stage`, with plain extra data."""
+    checkpoint[KEY] = {"schema": SCHEMA, "stage": stage, **extra}
+
+
+def stage_of(checkpoint: Mapping[str, Any], *, path: str | Path = "the checkpoint") -> str:
+    """Which stage wrote a loaded checkpoint.
+
+    Raises:
+        ValueError: if it is no checkpoint of this project or of another schema.
+    """
+    mark = checkpoint.get(KEY)
+    if not isinstance(mark, dict) or mark.get("schema") != SCHEMA:
+        found = "none" if not isinstance(mark, dict) else f"schema {mark.get('schema')}"
+        raise ValueError(
+            f"{path} is not a checkpoint of cxr-synth schema {SCHEMA} (stage mark: {found}); give one that "
+            "`python main.py fit` of this version wrote"
+        )
+    return str(mark["stage"])
+
+
+def check_stage(checkpoint: Mapping[str, Any], *, stage: str, path: str | Path = "the checkpoint") -> None:
+    """Refuse a checkpoint of another stage.
+
+    Raises:
+        ValueError: naming both stages and the config that makes the right one.
+    """
+    found = stage_of(checkpoint, path=path)
+    if found != stage:
+        raise ValueError(
+            f"{path} is a checkpoint of the {found} stage, expected the {stage} stage; give a file that "
+            f"`python main.py fit -c configs/base.yaml -c configs/{stage}.yaml` wrote"
+        )
+
+
+def open_stage(path: str | Path, *, stage: str) -> StageCheckpoint:
+    """Read the checkpoint of a former stage.
+
+    Raises:
+        FileNotFoundError: if the file is missing, with the command that makes it.
+        ValueError: if it is of another stage.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"the {stage} checkpoint {path} does not exist; train that stage first: "
+            f"`python main.py fit -c configs/base.yaml -c configs/{stage}.yaml`, or give another path"
+        )
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    check_stage(checkpoint, stage=stage, path=path)
+    extra = {k: v for k, v in checkpoint[KEY].items() if k not in ("schema", "stage")}
+    return StageCheckpoint(
+        str(path), stage, file_digest(path), dict(checkpoint["hyper_parameters"]), extra, checkpoint["state_dict"]
+    )
+
+
+def as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
+    """A config dataclass from itself or from the plain data that a checkpoint holds (`dataclasses.asdict`)."""
+    return (
+        kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+        if isinstance(value, Mapping)
+        else value
+    )
+
+
+class Frozen(nn.Module):
+    """A part that is never trained: no gradients, always in eval mode, whatever `train()` is called on its owner."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Frozen":
+        """Stay in eval mode."""
+        return super().train(False)
