@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -80,8 +80,8 @@ class Manifest:
     """The table of a data set.
 
     Attributes:
-        frame: one row an image with the columns `COLUMNS`; text columns are str ("" where empty), `age` and the 14 labels
-            float (NaN = unknown).
+        frame: one row an image with the columns `COLUMNS`; text columns are str ("" where empty), `age` and the 14
+            labels float (NaN = unknown).
         source: the layout that it was read with, e.g. "nih".
         drops: what was left out of the source, by reason.
 
@@ -136,7 +136,7 @@ class Manifest:
 
     def boxes(self, index: int) -> list[Box]:
         """The boxes of one row."""
-        return decode_boxes(self.frame["boxes"].iat[index])
+        return decode_boxes(str(self.frame["boxes"].iat[index]))
 
     def digest(self) -> str:
         """Sha256 over all columns of all rows in order: equal digests mean equal data."""
@@ -171,7 +171,7 @@ def make_manifest(rows: Sequence[dict] | pd.DataFrame, *, source: str, drops: Se
     Defaults: study_id = image_id, view = "unknown", report = report_source = boxes = sex = "", age and labels NaN.
     """
     frame = pd.DataFrame(rows)
-    defaults: dict[str, object] = dict.fromkeys((*NUMBER_COLUMNS, *FINDINGS), np.nan)
+    defaults: dict[str, Any] = dict.fromkeys((*NUMBER_COLUMNS, *FINDINGS), np.nan)
     defaults |= {"report": "", "report_source": "", "boxes": "", "sex": "", "view": "unknown"}
     for column, value in defaults.items():
         if column not in frame.columns:
