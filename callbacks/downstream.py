@@ -1,0 +1,133 @@
+"""`DownstreamClassifier`: is what the report says still to be seen in the synthetic or reconstructed image?
+
+A classifier trained on real images judges the test batches' real images and the step's images against the same labels;
+with synthetic images these are the labels of the prompts. B images, 14 findings.
+"""
+
+import math
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from callbacks.extraction import check_images, describe, extract, images_of
+from callbacks.metrics.auroc import MaskedAUROC, MultiLabelAUROC
+from callbacks.protocols import Extractor, as_extractor
+from datamodules.manifest import Batch
+from datamodules.reports.labels import FINDINGS
+
+
+def slug(finding: str) -> str:
+    """A finding's name as part of a metric key: "Pleural Effusion" → "pleural_effusion"."""
+    return finding.lower().replace(" ", "_")
+
+
+class DownstreamClassifier(Callback):
+    """Logs AUROCs at the end of a test. With `<side>` = `output` or "real".
+
+    - `<prefix>/auroc_<side>`: macro average over the findings with at least `min_positives` positives and negatives,
+      the same findings on both sides; `<prefix>/auroc_<side>/<finding>` for each of them.
+    - `<prefix>/auroc_<ratio>`: the macro of `output` over that of the real images; `<prefix>/auroc_<ratio>_chance`:
+      what images without information would reach (0.5 over real), since a ratio does not start from 0.
+    - `<prefix>/auroc_findings`: how many findings are in the macro average.
+
+    A finding left out is named with its counts in the protocol. With no finding in, the macro is NaN.
+
+    Args:
+        extractor: an `Extractor` trained on real images. It is kept here, outside of the module and its checkpoints.
+        output: the key of the images in what `test_step` returns.
+        prefix: of the metric names.
+        ratio: how the ratio is called; "retained" for reconstructions.
+        min_positives: see above.
+
+    Raises:
+        ValueError: for images or logits that are not finite, naming the image.
+    """
+
+    def __init__(
+        self,
+        extractor: nn.Module,
+        *,
+        output: str = "synthetic",
+        prefix: str = "classifier",
+        ratio: Literal["ratio", "retained"] = "ratio",
+        min_positives: int = 5,
+    ) -> None:
+        self.module = extractor
+        self.output, self.prefix, self.ratio, self.min_positives = output, prefix, ratio, min_positives
+        self.extractor: Extractor
+        self.sides: dict[str, MaskedAUROC] = {}
+        self._protocol: dict[str, Any] = {}
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Freeze the classifier, move it to the module's device, and begin with empty banks."""
+        self.extractor = as_extractor(self.module)
+        self.module.to(pl_module.device)
+        self._protocol = {}
+        self.sides = {
+            side: MaskedAUROC(len(FINDINGS), min_positives=self.min_positives).to(pl_module.device)
+            for side in ("real", self.output)
+        }
+        for metric in self.sides.values():
+            metric.start()
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the logits of the batch's real images and of the step's images, with the labels."""
+        ids = batch["image_id"]
+        real = check_images(batch["image"], what="real", ids=ids)
+        fake = images_of(outputs, key=self.output, like=real, ids=ids)
+        for side, images in (("real", real), (self.output, fake)):
+            logits = extract(self.extractor, images, method="logits", what=side, ids=ids)
+            self.sides[side].add(logits, batch["labels"], ids=ids)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gather and log; every rank takes part and logs the same."""
+        real, fake = self.sides["real"].result(), self.sides[self.output].result()
+        values = {
+            f"{self.prefix}/auroc_real": real.macro,
+            f"{self.prefix}/auroc_{self.output}": fake.macro,
+            f"{self.prefix}/auroc_{self.ratio}": fake.macro / real.macro if real.macro else math.nan,
+            f"{self.prefix}/auroc_{self.ratio}_chance": 0.5 / real.macro if real.macro else math.nan,
+            f"{self.prefix}/auroc_findings": float(sum(real.included)),
+        }
+        for side, result in (("real", real), (self.output, fake)):
+            for finding, value, included in zip(FINDINGS, result.per_finding, result.included, strict=True):
+                if included:
+                    values[f"{self.prefix}/auroc_{side}/{slug(finding)}"] = value
+        for key, value in values.items():
+            pl_module.log(key, torch.tensor(value, device=pl_module.device), sync_dist=True, batch_size=1)
+        self._protocol = self._describe(real, [key for key, value in values.items() if math.isnan(value)])
+        self.sides = {}
+
+    def protocol(self) -> dict[str, Any]:
+        """How the last test's figures were made."""
+        return {f"{self.prefix}/auroc_{self.output}": self._protocol} if self._protocol else {}
+
+    def _describe(self, result: MultiLabelAUROC, undefined: list[str]) -> dict[str, Any]:
+        counts = {
+            finding: {"positives": p, "negatives": q}
+            for finding, p, q in zip(FINDINGS, result.positives, result.negatives, strict=True)
+        }
+        included = [f for f, take in zip(FINDINGS, result.included, strict=True) if take]
+        described: dict[str, Any] = {
+            "extractor": describe(self.extractor),
+            "output": self.output,
+            "n": result.n,
+            "repeated_left_out": result.repeated,
+            "min_positives": self.min_positives,
+            "included": {f: counts[f] for f in included},
+            "left_out": {f: c for f, c in counts.items() if f not in included},
+        }
+        if undefined:
+            reason = f"no finding has {self.min_positives} positives and negatives among {result.n} images"
+            described["undefined"] = dict.fromkeys(undefined, reason)
+        return described

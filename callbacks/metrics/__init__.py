@@ -1,0 +1,1 @@
+"""Metric classes and pure functions. No Lightning."""

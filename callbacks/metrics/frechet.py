@@ -1,0 +1,142 @@
+"""Fréchet distance, its jackknife interval, and the kernel distance (KID) of two feature sets: pure functions, float64.
+
+Fréchet distance (Heusel et al., arXiv 1706.08500): |μx - μy|² + tr Σx + tr Σy - 2 tr (Σx Σy)^½. With Xc = Q R the
+centred features, Σx = RxᵀRx / (n-1), and tr (Σx Σy)^½ is the sum of the singular values of Rx Ryᵀ / √((n-1)(m-1)):
+exact also where Σ is singular (n ≤ D), with no matrix square root and no ridge. KID: arXiv 1801.01401.
+N, M images of D features.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Moments(NamedTuple):
+    """Mean and a square-root factor of the covariance of one feature set."""
+
+    mean: Tensor  # float64 [D]
+    factor: Tensor  # float64 [min(N,D),D]; factorᵀ factor is the unbiased covariance
+    n: int
+
+
+class KernelDistance(NamedTuple):
+    """KID over subsets."""
+
+    mean: float
+    std: float  # over the subsets; NaN where there is only one
+    subset_size: int
+    subsets: int
+
+
+def moments(features: Tensor) -> Moments:
+    """Mean and covariance factor of float [N,D].
+
+    Raises:
+        ValueError: for N < 2, or features that are not finite or the same in all images.
+    """
+    if features.ndim != 2 or len(features) < 2:
+        raise ValueError(
+            f"features of the shape {list(features.shape)}; a covariance needs [N, D] of at least 2 images"
+        )
+    x = features.detach().cpu().double()
+    if not torch.isfinite(x).all():
+        raise ValueError(f"features of {int((~torch.isfinite(x)).any(1).sum())} of {len(x)} images are not finite")
+    mean = x.mean(0)
+    factor = torch.linalg.qr(x - mean, mode="r").R / math.sqrt(len(x) - 1)
+    return Moments(mean, factor, len(x))
+
+
+def frechet_distance(x: Moments, y: Moments) -> float:
+    """The squared Fréchet (2-Wasserstein) distance of the Gaussians with these moments; 0 for equal ones.
+
+    The plug-in value of finite samples is biased upwards by about 1/N: compare only at equal N.
+    """
+    if x.mean.shape != y.mean.shape:
+        raise ValueError(f"{x.mean.numel()} and {y.mean.numel()} features: the extractors differ")
+    cross = torch.linalg.svdvals(x.factor @ y.factor.T).sum()
+    distance = (x.mean - y.mean).square().sum() + x.factor.square().sum() + y.factor.square().sum() - 2 * cross
+    # Rounding may leave -1e-13 where the sets are equal.
+    return max(0.0, distance.item())
+
+
+def jackknife_error(x: Tensor, y: Tensor, groups: Tensor, *, folds: int = 20) -> float:
+    """Standard error of the Fréchet distance of x [N,D] and y [N,D], row i of both belonging to group i (a patient).
+
+    Delete-a-group jackknife for unequal groups (Busing, Meijer & van der Leeden, 1999): patients are dealt into `folds`
+    parts, each part is left out of both sets in turn. The bootstrap is not used: repeated rows lower the rank of the
+    covariance, which moves a Fréchet distance up by more than its own spread.
+
+    On Gaussian sets its mean is the standard deviation over fresh draws within 30 % where N > D, and up to 35 % above
+    it where N < D; a single value scatters by about 20 % of itself.
+
+    Returns:
+        The error, or NaN for fewer than 3 patients or 6 images, of which no spread can be told.
+    """
+    _, patient = torch.unique(groups, return_inverse=True)
+    patients = int(patient.max()) + 1 if len(patient) else 0
+    folds = min(folds, patients)
+    if folds < 3 or len(x) < 6:
+        return math.nan
+    part = patient * folds // patients
+    whole = frechet_distance(moments(x), moments(y))
+    pseudo, weights = [], []
+    for fold in range(folds):
+        kept = part != fold
+        if int(kept.sum()) < 2:
+            return math.nan
+        h = len(x) / int((~kept).sum())
+        pseudo.append(h * whole - (h - 1) * frechet_distance(moments(x[kept]), moments(y[kept])))
+        weights.append(h)
+    value, h_all = torch.tensor(pseudo, dtype=torch.float64), torch.tensor(weights, dtype=torch.float64)
+    centre = (value / h_all).sum()
+    return math.sqrt(((value - centre).square() / (h_all - 1)).mean().item())
+
+
+def kid(x: Tensor, y: Tensor, *, subset_size: int = 1000, subsets: int = 100, seed: int = 0) -> KernelDistance:
+    """Unbiased squared MMD with the kernel (x·y / D + 1)³, averaged over random subsets of both sets.
+
+    Args:
+        x: float [N,D].
+        y: float [M,D].
+        subset_size: images a subset; where it is N and M or more, the one whole set is taken instead.
+        subsets: how many are drawn, each without repeats.
+        seed: of the draws.
+
+    Returns:
+        May be slightly negative for equal distributions: it is unbiased around 0.
+
+    Raises:
+        ValueError: for fewer than 2 images.
+    """
+    size = min(subset_size, len(x), len(y))
+    if size < 2:
+        raise ValueError(f"KID needs at least 2 images a side; there are {len(x)} and {len(y)}")
+    x, y = x.detach().cpu().double(), y.detach().cpu().double()
+    if size == len(x) == len(y):
+        return KernelDistance(_mmd(x, y), math.nan, size, 1)
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.tensor(
+        [
+            _mmd(
+                x[torch.randperm(len(x), generator=generator)[:size]],
+                y[torch.randperm(len(y), generator=generator)[:size]],
+            )
+            for _ in range(subsets)
+        ],
+        dtype=torch.float64,
+    )
+    spread = values.std().item() if subsets > 1 else math.nan
+    return KernelDistance(values.mean().item(), spread, size, subsets)
+
+
+def _mmd(x: Tensor, y: Tensor) -> float:
+    m, width = x.shape
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a @ b.T / width + 1) ** 3
+
+    kxx, kyy, kxy = kernel(x, x), kernel(y, y), kernel(x, y)
+    within = kxx.sum() - kxx.trace() + kyy.sum() - kyy.trace()
+    return (within / (m * (m - 1)) - 2 * kxy.sum() / (m * m)).item()

@@ -1,0 +1,69 @@
+"""What the callbacks ask of objects that are built elsewhere: structural types, checked when a test begins."""
+
+from typing import Any, Protocol, cast, runtime_checkable
+
+from torch import Tensor, nn
+
+EXTRACTOR_ATTRIBUTES = ("name", "digest", "num_features", "features", "logits")
+
+
+@runtime_checkable
+class Extractor(Protocol):
+    """A frozen network that a metric looks through. It is part of the protocol of each number measured with it.
+
+    Attributes:
+        name: what it is, for people.
+        digest: sha256 of its weights, 64 hexadecimal digits.
+        num_features: D, the width of `features`.
+    """
+
+    name: str
+    digest: str
+    num_features: int
+
+    def features(self, image: Tensor) -> Tensor:
+        """Float32 [B,1,H,W] in [-1,1] → float32 [B,D]."""
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Float32 [B,1,H,W] in [-1,1] → float32 [B,14], in the order of `FINDINGS`."""
+
+
+@runtime_checkable
+class DecodesRandom(Protocol):
+    """A module that can decode uniformly random tokens: what its decoder draws without any order of tokens."""
+
+    def decode_random(self, n: int, *, seed: int) -> Tensor:
+        """Float [n,1,H,W] in [-1,1], the same for the same n and seed."""
+
+
+@runtime_checkable
+class HasReferenceImages(Protocol):
+    """A datamodule that can give real images of patients who are not in the test split."""
+
+    def reference_images(self, n: int, *, seed: int) -> Tensor:
+        """Float [n,1,H,W] in [-1,1] of n different training images, the same for the same n and seed."""
+
+
+@runtime_checkable
+class HasProtocol(Protocol):
+    """A callback that states how its numbers were made."""
+
+    def protocol(self) -> dict[str, Any]:
+        """Plain data by metric name; JSON must be able to hold it."""
+
+
+def as_extractor(module: nn.Module) -> Extractor:
+    """Freeze `module` and give it back as an Extractor.
+
+    Raises:
+        TypeError: naming the attributes that it lacks.
+    """
+    lacking = [name for name in EXTRACTOR_ATTRIBUTES if not hasattr(module, name)]
+    if lacking:
+        raise TypeError(
+            f"extractor {type(module).__name__} lacks {lacking}; an extractor has {list(EXTRACTOR_ATTRIBUTES)} "
+            "(callbacks/protocols.py says what each is)"
+        )
+    module.eval()
+    module.requires_grad_(False)
+    return cast(Extractor, module)
