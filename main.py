@@ -1,6 +1,6 @@
 """The command line: `python main.py {fit,validate,test,predict} -c configs/base.yaml -c configs/<stage>.yaml ...`.
 
-The only file that knows lightning_modules, datamodules and callbacks together; importing them registers their class names.
+The only file that knows lightning_modules, datamodules and callbacks together; importing them registers their classes.
 """
 
 import os
@@ -19,7 +19,7 @@ __all__ = ["CXRDataModule", "CXRSynthCLI", "callbacks", "main"]
 
 
 def run_folder(run_dir: str) -> str:
-    """The folder of one run: below `run_dir`, each run of a W&B sweep has its own, so that none overwrites another's."""
+    """The folder of one run: below `run_dir`, each run of a W&B sweep has its own, so none overwrites another's."""
     sweep, run = os.environ.get("WANDB_SWEEP_ID"), os.environ.get("WANDB_RUN_ID")
     return str(Path(run_dir) / run) if sweep and run else run_dir
 

@@ -19,8 +19,9 @@ def duration(seconds: float) -> str:
 class ProgressLine(Callback):
     """Prints on rank 0 after each training epoch, and in between when an epoch is long.
 
-    A line holds the module, the epoch, the step, the last value of every metric logged by epoch, the time of the epoch
-    and the time to go: by epochs or by steps, whichever ends first.
+    A line holds the module, the epoch, the step, the last value of every metric logged by epoch (those of one finding,
+    `x/auroc/<finding>`, are left to the loggers), the time of the epoch and the time to go: by epochs or by steps,
+    whichever ends first.
 
     Args:
         heartbeat: seconds after which a line is printed inside of an epoch.
@@ -51,7 +52,9 @@ class ProgressLine(Callback):
         """Print the epoch's line."""
         metrics = trainer.callback_metrics  # on all ranks: reading it may reduce
         if trainer.is_global_zero:
-            figures = "  ".join(f"{key} {float(value):.4g}" for key, value in sorted(metrics.items()))
+            figures = "  ".join(
+                f"{key} {float(value):.4g}" for key, value in sorted(metrics.items()) if key.count("/") < 2
+            )
             took = duration(time.monotonic() - self._epoch_began)
             self._print(trainer, pl_module, f"{figures}  {took}".strip(), trainer.num_training_batches)
 

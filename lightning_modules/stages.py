@@ -1,8 +1,8 @@
 """The only file that opens a former stage's checkpoint: its kind, its configuration, its weights, its digest.
 
-Every LightningModule here stamps its checkpoints with its stage's name (`stamp`), keeps its architecture as plain data in
-`hyper_parameters`, and may add texts (a tokenizer). A later stage reads them with `open_stage` and copies what it needs into
-itself, so that its own checkpoint works when the former file is gone.
+Every LightningModule here stamps its checkpoints with its stage's name (`stamp`), keeps its architecture as plain data
+in `hyper_parameters`, and may add texts (a tokenizer). A later stage reads them with `open_stage` and copies what it
+needs into itself, so that its own checkpoint works when the former file is gone.
 """
 
 import dataclasses

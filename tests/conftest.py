@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.chain import Chain
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
@@ -13,3 +15,9 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("needs real radiographs: set CXR_REAL_DATA to the folder that holds nih_sample/ and openi/")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """All five stages, trained for one epoch at the smallest sizes, with their artefacts. Read-only for tests."""
+    return Chain(tmp_path_factory.mktemp("chain")).build()

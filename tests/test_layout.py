@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("lightning_modules", "datamodules", "callbacks")
 TOP_LEVEL = {
-    "pyproject.toml", "README.md", "main.py", "Makefile", "studio.py", "requirements.lock", "LICENSE", "CONTRIBUTING.md",
+    "pyproject.toml", "README.md", "main.py", "Makefile", "studio.py", "requirements.lock", "LICENSE",
+    "CONTRIBUTING.md",
     "lightning_modules", "datamodules", "callbacks", "configs", "tests",
 }  # fmt: skip
 # The shared language of the domain, which any package may import.
@@ -79,7 +80,9 @@ def test_the_shared_language_loads_without_torch() -> None:
 
 
 def test_top_level_names() -> None:
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
     names = {line.split("/")[0] for line in tracked if line}
     assert {name for name in names if not name.startswith(".")} <= TOP_LEVEL
 

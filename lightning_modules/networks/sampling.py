@@ -47,8 +47,8 @@ def seeded_uniform(seeds: Tensor, *size: int) -> Tensor:
 def guided_logits(model: MaskedGenerator, codes: Tensor, condition: Condition, config: SamplingConfig) -> Tensor:
     """Logits [B,N,V] guided by text and clues separately, all branches in one batch.
 
-    nothing + text scale · (text - nothing) + clue scale · (text and clues - text), after Brooks et al., arXiv 2211.09800
-    eq. 3, with the branches of the two conditions in that order. A scale of 1 needs no branch of its own.
+    nothing + text scale · (text - nothing) + clue scale · (text and clues - text), after Brooks et al., arXiv
+    2211.09800 eq. 3, with the branches of the two conditions in that order. A scale of 1 needs no branch of its own.
     """
     batch = len(codes)
     drops = [(False, False)]  # (text dropped, clues dropped) of each branch

@@ -1,4 +1,4 @@
-"""A small bidirectional transformer over report sub-words, trained from scratch; used by the aligner and the generator."""
+"""A small bidirectional transformer over report sub-words, trained from scratch; for the aligner and the generator."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,7 @@
 """A sub-word tokenizer trained on the user's own reports that remembers which word each piece came from.
 
 The alignment stage compares image patches with *words*, so sub-words must be summed back into words (AdaMatch, arXiv
-2312.08078 section 3.1). The state is one JSON text: it travels inside checkpoints, so no file has to be kept beside them.
+2312.08078 section 3.1). The state is one JSON text: it travels inside checkpoints, so no file has to be kept.
 """
 
 from collections.abc import Sequence
@@ -55,8 +55,8 @@ def train_tokenizer(texts: Sequence[str], *, kind: Literal["wordpiece", "bpe"], 
     """
     if not any(text.strip() for text in texts):
         raise ValueError(
-            f"the tokenizer needs report texts to train on and was given {len(texts)} empty ones; choose a data set with "
-            "reports, or give label-only data prompts (--data.init_args.prompts)"
+            f"the tokenizer needs report texts to train on and was given {len(texts)} empty ones; choose a data set "
+            "with reports, or give label-only data prompts (--data.init_args.prompts)"
         )
     if kind == "wordpiece":
         tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN))

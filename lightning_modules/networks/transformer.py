@@ -63,7 +63,7 @@ class Block(nn.Module):
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
     ) -> Tensor:
-        """x [B,T,C] → [B,T,C]; mask bool [B,T] and context_mask bool [B,S] are True where tokens stand."""
+        """X [B,T,C] → [B,T,C]; mask bool [B,T] and context_mask bool [B,S] are True where tokens stand."""
         normed = self.norm_self(x)
         x = x + self.dropout(self.attention(normed, normed, mask))
         if self.cross is not None and self.norm_cross is not None:

@@ -1,0 +1,48 @@
+"""The data sets that can be read: name → read(root, **options) → Manifest.
+
+A layout's file is imported when it is used.
+"""
+
+import importlib
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datamodules.manifest import Manifest
+
+
+def _lazy(name: str) -> "Callable[..., Manifest]":
+    def read_layout(root: str | Path | None, **options: Any) -> "Manifest":
+        function = importlib.import_module(f"datamodules.layouts.{name}").read
+        known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        unknown = sorted(set(options) - set(known))
+        if unknown:
+            raise ValueError(f"layout {name} has no option {unknown[0]!r}; its options are {known}")
+        return function(root, **options)
+
+    return read_layout
+
+
+LAYOUTS: "dict[str, Callable[..., Manifest]]" = {name: _lazy(name) for name in ("nih", "openi", "phantom", "table")}
+
+
+def read(layout: str, root: str | Path | None, **options: Any) -> "Manifest":
+    """Read a data set.
+
+    Args:
+        layout: one of LAYOUTS.
+        root: its folder or file; None takes the environment variable CXR_ROOT (the phantom needs neither).
+        options: what that layout's `read` takes.
+
+    Raises:
+        ValueError: for a layout or an option that does not exist, and for what is wrong in the data.
+        FileNotFoundError: when the root, or a file that must be in it, is missing.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout {layout!r} does not exist; expected one of {sorted(LAYOUTS)}")
+    if layout == "phantom":
+        return LAYOUTS[layout]("phantom" if root is None else root, **options)
+    return LAYOUTS[layout](root if root else os.environ.get("CXR_ROOT"), **options)

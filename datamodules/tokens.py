@@ -1,0 +1,196 @@
+"""Codes and clues of a data set's images, cached under the digests of the data and of the checkpoint that made them.
+
+A cache is one safetensors file: the array, the image ids in the same order, and metadata. It is looked up by image id,
+so a subset of the data set may be served from it; a cache of other data, or of another size, is refused.
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+SCHEMA = 1
+Kind = Literal["codes", "clues"]
+MAKERS: dict[str, str] = {
+    "codes": "python main.py predict -c configs/base.yaml -c configs/codebook.yaml --ckpt_path=<codebook>.ckpt",
+    "clues": "python main.py predict -c configs/base.yaml -c configs/aligner.yaml --ckpt_path=<aligner>.ckpt",
+}
+
+
+def write_tokens(
+    path: str | Path,
+    *,
+    image_ids: Sequence[str],
+    codes: np.ndarray,
+    manifest_digest: str,
+    checkpoint_digest: str,
+    codes_total: int,
+) -> None:
+    """Write a cache of image codes.
+
+    Args:
+        path: the file, written under a temporary name first.
+        image_ids: N distinct ids.
+        codes: int [N, h, w] in [0, codes_total).
+        manifest_digest: `CXRDataModule.tokens_key` of the data that was encoded.
+        checkpoint_digest: sha256 of the codebook's checkpoint.
+        codes_total: number of entries of the codebook.
+
+    Raises:
+        ValueError: for a wrong shape, a repeated id or a code out of range.
+    """
+    if codes.ndim != 3:
+        raise ValueError(f"{path}: codes are [N, h, w], found {codes.shape}")
+    _check_range(codes, low=0, high=codes_total, what="code", path=path)
+    dtype = np.uint16 if codes_total <= 65536 else np.int32
+    facts = {"kind": "codes", "codes_total": str(codes_total)}
+    _write(path, image_ids, codes.astype(dtype), facts, manifest_digest, checkpoint_digest)
+
+
+def write_clues(
+    path: str | Path,
+    *,
+    image_ids: Sequence[str],
+    clues: np.ndarray,
+    manifest_digest: str,
+    checkpoint_digest: str,
+    codes_total: int,
+    positions_total: int,
+) -> None:
+    """Write a cache of clues.
+
+    Args:
+        path: the file, written under a temporary name first.
+        image_ids: N distinct ids.
+        clues: int [N, K, 2] of (code, position), both -1 where a row has fewer than K.
+        manifest_digest: `CXRDataModule.clues_key` of the data whose reports fetched them.
+        checkpoint_digest: sha256 of the checkpoint that made them.
+        codes_total: number of entries of the codebook.
+        positions_total: number of cells of the token grid, h × w.
+
+    Raises:
+        ValueError: for a wrong shape, a repeated id, or a code or position out of range.
+    """
+    if clues.ndim != 3 or clues.shape[2] != 2:
+        raise ValueError(f"{path}: clues are [N, K, 2], found {clues.shape}")
+    _check_range(clues[..., 0], low=-1, high=codes_total, what="code", path=path)
+    _check_range(clues[..., 1], low=-1, high=positions_total, what="position", path=path)
+    facts = {"kind": "clues", "codes_total": str(codes_total), "positions_total": str(positions_total)}
+    _write(path, image_ids, clues.astype(np.int32), facts, manifest_digest, checkpoint_digest)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenCache:
+    """A cache of codes [N, h, w] or of clues [N, K, 2].
+
+    Attributes:
+        kind: which of the two.
+        values: the array as stored.
+        index: image id → row of `values`.
+        manifest_digest: of the data that it was made from.
+        checkpoint_digest: sha256 of the checkpoint that made it.
+        codes_total: number of entries of the codebook.
+        path: where it was read.
+    """
+
+    kind: Kind
+    values: np.ndarray
+    index: dict[str, int]
+    manifest_digest: str
+    checkpoint_digest: str
+    codes_total: int
+    path: Path
+
+    @staticmethod
+    def load(path: str | Path, *, kind: Kind, manifest_digest: str | None = None) -> "TokenCache":
+        """Read a cache.
+
+        Args:
+            path: what `write_tokens` or `write_clues` wrote.
+            kind: what it must hold.
+            manifest_digest: of the data that it is to be used with; None does not check.
+
+        Raises:
+            FileNotFoundError: when there is no such file.
+            ValueError: when it holds something else, comes from other data, or has codes out of range.
+        """
+        path = Path(path)
+        again = f"make it again: {MAKERS[kind]}"
+        if not path.is_file():
+            raise FileNotFoundError(f"{kind} cache {path} does not exist; {again}")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                facts = file.metadata() or {}
+                if facts.get("kind") != kind or facts.get("schema") != str(SCHEMA):
+                    raise ValueError(
+                        f"{path}: expected a {kind} cache of schema {SCHEMA} and found kind {facts.get('kind')!r}, "
+                        f"schema {facts.get('schema')!r}; {again}"
+                    )
+                if manifest_digest is not None and facts["manifest_digest"] != manifest_digest:
+                    raise ValueError(
+                        f"{path}: was made from data {facts['manifest_digest'][:12]}, and this data set at this size "
+                        f"is {manifest_digest[:12]}; {again}"
+                    )
+                values, ids = file.get_tensor("values"), file.get_tensor("image_ids")
+        except SafetensorError as error:
+            raise ValueError(f"{path}: is not a readable safetensors file ({error}); {again}") from error
+        names = ids.tobytes().decode().split("\n") if ids.size else []
+        if len(names) != len(values):
+            raise ValueError(f"{path}: has {len(names)} image ids and {len(values)} rows; {again}")
+        codes_total = int(facts["codes_total"])
+        low = 0 if kind == "codes" else -1
+        _check_range(values if kind == "codes" else values[..., 0], low=low, high=codes_total, what="code", path=path)
+        if kind == "clues":
+            _check_range(values[..., 1], low=-1, high=int(facts["positions_total"]), what="position", path=path)
+        index = {name: row for row, name in enumerate(names)}
+        return TokenCache(kind, values, index, facts["manifest_digest"], facts["checkpoint_digest"], codes_total, path)
+
+    def rows(self, image_ids: Sequence[str]) -> np.ndarray:
+        """Int64 rows of `values`, in the order of the ids.
+
+        Raises:
+            ValueError: naming the first image that is not in the cache.
+        """
+        missing = [i for i in image_ids if i not in self.index]
+        if missing:
+            raise ValueError(
+                f"{self.path}: image {missing[0]} is not in the {self.kind} cache ({len(missing)} of {len(image_ids)} "
+                f"are not); make it again over all splits and views: {MAKERS[self.kind]}"
+            )
+        return np.fromiter((self.index[i] for i in image_ids), dtype=np.int64, count=len(image_ids))
+
+
+def _write(
+    path: str | Path,
+    image_ids: Sequence[str],
+    values: np.ndarray,
+    facts: dict[str, str],
+    manifest_digest: str,
+    checkpoint_digest: str,
+) -> None:
+    path = Path(path)
+    if len(image_ids) != len(values):
+        raise ValueError(f"{path}: {len(image_ids)} image ids for {len(values)} rows")
+    if len(set(image_ids)) != len(image_ids):
+        repeated = next(i for n, i in enumerate(image_ids) if i in image_ids[:n])
+        raise ValueError(f"{path}: image {repeated} is given twice; predict without padding or repeats")
+    if any("\n" in i or not i for i in image_ids):
+        raise ValueError(f"{path}: an image id is empty or has a line break")
+    names = np.frombuffer("\n".join(image_ids).encode(), dtype=np.uint8)
+    facts = facts | {"schema": str(SCHEMA), "manifest_digest": manifest_digest, "checkpoint_digest": checkpoint_digest}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    save_file({"values": np.ascontiguousarray(values), "image_ids": names}, temporary, metadata=facts)
+    os.replace(temporary, path)
+
+
+def _check_range(values: np.ndarray, *, low: int, high: int, what: str, path: str | Path) -> None:
+    if values.size and (int(values.min()) < low or int(values.max()) >= high):
+        raise ValueError(
+            f"{path}: {what}s are expected in [{low}, {high}) and found in [{int(values.min())}, {int(values.max())}]"
+        )

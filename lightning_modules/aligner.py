@@ -1,0 +1,380 @@
+"""WordPatchAligner: report words ↔ image patches (method.md stage 3), and the key-patch codebook made from it.
+
+`fit` trains both encoders by late interaction, `test` plays the pointing game and retrieval, `predict` writes key
+patches of the training split and the clues that every report of the data set fetches from them.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.nn import functional
+
+from datamodules.manifest import Batch
+from datamodules.reports.mentions import extract
+from lightning_modules import stages
+from lightning_modules.classifier import with_schedule
+from lightning_modules.networks.alignment import (
+    AlignerConfig,
+    AlignmentNetwork,
+    compact,
+    content_mask,
+    contrastive_loss,
+    cosines,
+    patch_boxes,
+)
+from lightning_modules.networks.key_patch_build import (
+    Candidate,
+    KeyPatchBuilder,
+    KeyPatchOptions,
+    cells_of_box,
+    select,
+    write_atlas,
+    write_key_patches,
+)
+from lightning_modules.networks.key_patches import ClueRetriever, load_key_patches, mention_words
+from lightning_modules.networks.pointing import (
+    Pair,
+    PointingCase,
+    case_scores,
+    pointing_cases,
+    retrieval_scores,
+    text_number,
+)
+from lightning_modules.networks.tokenizer import Tokens, WordTokenizer, train_tokenizer
+
+STAGE = "aligner"
+Item = TypeVar("Item")
+
+
+@dataclasses.dataclass(frozen=True)
+class Alignment:
+    """Which patch shows which word.
+
+    Attributes:
+        similarity: cosines, float32 [B,W,P]; rows beyond a report's words mean nothing.
+        words: each report's words.
+        spans: each word's (start, end) in its report.
+        boxes: the patches in fractions of the image (x0, y0, x1, y1), float32 [P,4].
+    """
+
+    similarity: Tensor
+    words: list[list[str]]
+    spans: list[list[tuple[int, int]]]
+    boxes: Tensor
+
+
+class WordPatchAligner(LightningModule):
+    """Trains the alignment of words and patches and writes the key-patch codebook.
+
+    Args:
+        network: sizes of both encoders.
+        optimizer: makes the optimiser from the parameters.
+        cosine: warm up, then let the learning rate fall to 0 along half a cosine over the run.
+        same_labels: weight in the targets of a pair whose known labels are all the same, against 1 for its own pair:
+            two normal studies in a batch do not repel each other.
+        key_patch_options: how key patches are chosen and fetched.
+        key_patches: a key-patch file for `clues`; `predict` makes one.
+        test_pairs: pairs among which retrieval is tested, which bounds memory (their number is logged).
+        least_cases: cases a finding needs to count in the pointing game's means.
+    """
+
+    def __init__(
+        self,
+        network: AlignerConfig | dict[str, Any] = AlignerConfig(),  # noqa: B008 - frozen
+        *,
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-3, weight_decay=0.05),
+        cosine: bool = True,
+        same_labels: float = 0.25,
+        key_patch_options: KeyPatchOptions = KeyPatchOptions(),  # noqa: B008 - frozen
+        key_patches: str | None = None,
+        test_pairs: int = 500,
+        least_cases: int = 5,
+    ) -> None:
+        super().__init__()
+        self.config = stages.as_config(AlignerConfig, network)
+        self.save_hyperparameters({"network": dataclasses.asdict(self.config)})
+        self.optimizer, self.cosine, self.same_labels = optimizer, cosine, same_labels
+        self.options = stages.as_config(KeyPatchOptions, key_patch_options)
+        self.key_patches, self.test_pairs, self.least_cases = key_patches, test_pairs, least_cases
+        self.network: AlignmentNetwork | None = None  # built once the tokenizer is known
+        self.tokenizer: WordTokenizer | None = None
+        self.retriever: tuple[ClueRetriever, ...] = ()  # in a tuple: no part of this module's weights
+        self.pairs: list[Pair] = []
+        self.cases: list[PointingCase] = []
+        self.builder = KeyPatchBuilder(self.options)
+        self.splits: dict[str, str] = {}
+
+    # The verbs
+
+    @torch.no_grad()
+    def align(self, image: Tensor, report: Sequence[str]) -> Alignment:
+        """Similarity of each word of B reports with each patch of their images [B,1,H,W] in [-1,1]."""
+        network, tokens = self._network(), self._tokens(report)
+        similarity = cosines(network.words(tokens), network.patches(image))
+        return Alignment(similarity, tokens.words, tokens.spans, patch_boxes(self.config))
+
+    def clues(self, report: Sequence[str], *, exclude_patients: Sequence[str] | None = None) -> Tensor:
+        """Clues of B reports, int64 [B,K,2] of (code, grid position), -1 = padding.
+
+        Raises:
+            ValueError: if there are no key patches yet.
+        """
+        if not self.retriever:
+            if self.key_patches is None:
+                raise ValueError(
+                    "the aligner has no key patches: run `python main.py predict` of this stage, or give their file as "
+                    "model.init_args.key_patches"
+                )
+            self._load_key_patches(self.key_patches)
+        return self.retriever[0].clues(report, exclude_patients=exclude_patients)
+
+    def _load_key_patches(self, path: str | Path) -> None:
+        network, tokenizer = self._network(), self.tokenizer
+        assert tokenizer is not None
+        config, arrays = load_key_patches(
+            path, clue_entries=self.options.clue_entries, clue_tokens=self.options.clue_tokens
+        )
+        retriever = ClueRetriever(self.config, tokenizer.state, config)
+        self.retriever = (retriever.load_stages(network.state_dict(), arrays).to(self.device),)
+
+    # Building, saving, loading
+
+    def setup(self, stage: str) -> None:
+        """Train the tokenizer on the training reports when fitting starts anew; all ranks get rank 0's."""
+        if stage != "fit" or self.network is not None:
+            return
+        state = ""
+        if self.trainer.is_global_zero:
+            reports = self.trainer.datamodule.train_reports()  # type: ignore[attr-defined]
+            state = train_tokenizer(reports, kind="wordpiece", vocabulary=self.config.vocabulary)
+        self._build(self.trainer.strategy.broadcast(state))
+
+    def _build(self, tokenizer_state: str) -> None:
+        self.tokenizer = WordTokenizer(tokenizer_state)
+        self.network = AlignmentNetwork(self.config, vocabulary=len(self.tokenizer)).to(self.device)
+
+    def _network(self) -> AlignmentNetwork:
+        if self.network is None:
+            raise ValueError("the aligner has no weights: give --ckpt_path, the file that `fit` wrote")
+        return self.network
+
+    def _tokens(self, reports: Sequence[str]) -> Tokens:
+        assert self.tokenizer is not None
+        return self.tokenizer(reports, max_length=self.config.max_length)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Mark the checkpoint as an aligner's and add its tokenizer."""
+        assert self.tokenizer is not None
+        stages.stamp(checkpoint, stage=STAGE, tokenizer=self.tokenizer.state)
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Build the network that the checkpoint's weights belong to."""
+        stages.check_stage(checkpoint, stage=STAGE)
+        self._build(checkpoint[stages.KEY]["tokenizer"])
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser, with its schedule if `cosine`."""
+        optimizer = self.optimizer(self.parameters())
+        return with_schedule(optimizer, steps=self.trainer.estimated_stepping_batches) if self.cosine else optimizer
+
+    # Training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Symmetric cross-entropy of late interaction scores over the batch of all ranks."""
+        network, tokens = self._network(), self._tokens(batch["report"])
+        words, mask = compact(network.words(tokens), content_mask(tokens).to(self.device))
+        texts = torch.tensor([text_number(report) for report in batch["report"]], device=self.device)
+        loss = contrastive_loss(
+            network.patches(batch["image"]),
+            words,
+            mask,
+            batch["labels"],
+            texts,
+            scale=network.scale,
+            same_labels=self.same_labels,
+        )
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(texts))
+        self.log("train/temperature", 1 / network.scale.detach(), batch_size=len(texts))
+        return loss
+
+    # Validation and test
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin with no pairs and cases."""
+        self.pairs, self.cases = [], []
+
+    def on_test_epoch_start(self) -> None:
+        """Begin with no pairs and cases; refuse to test untrained weights."""
+        self._network()
+        self.pairs, self.cases = [], []
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect pairs for retrieval and cases for the pointing game."""
+        self._collect(batch, limit=min(256, self.test_pairs))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect pairs for retrieval and cases for the pointing game."""
+        self._collect(batch, limit=self.test_pairs)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `validate/recall_at_{1,5,10}`, and `validate/pointing...` where the data has masks."""
+        self.log_dict({f"validate/{name}": value for name, value in self._scores(min(256, self.test_pairs)).items()})
+
+    def on_test_epoch_end(self) -> None:
+        """Log `aligner/recall_at_{1,5,10}[_chance]` and `aligner/pointing...`."""
+        self.log_dict({f"{STAGE}/{name}": value for name, value in self._scores(self.test_pairs).items()})
+
+    def _collect(self, batch: Batch, *, limit: int) -> None:
+        network, tokens = self._network(), self._tokens(batch["report"])
+        patches, words = network.patches(batch["image"]), network.words(tokens)
+        kept, mask = compact(words, content_mask(tokens).to(self.device))
+        for b, (image_id, report) in enumerate(zip(batch["image_id"], batch["report"], strict=True)):
+            self.pairs.append(
+                Pair(text_number(image_id), image_id, patches[b].cpu(), kept[b][mask[b]].cpu(), text_number(report))
+            )
+        self.pairs = sorted(self.pairs, key=lambda pair: pair.order)[:limit]
+        if "masks" in batch:
+            self.cases += pointing_cases(batch, tokens, words=words, patches=patches)
+
+    def _scores(self, limit: int) -> dict[str, float]:
+        pairs = sorted(_gathered(self.pairs), key=lambda pair: pair.order)[:limit]
+        cases = sorted(_gathered(self.cases), key=lambda case: (case.image_id, case.start))
+        self.pairs, self.cases = [], []
+        if not pairs:
+            return {}
+        size = (self.config.resolution, self.config.resolution)
+        return retrieval_scores(pairs) | case_scores(cases, pairs, size=size, least=self.least_cases)
+
+    # Key patches
+
+    def on_predict_epoch_start(self) -> None:
+        """Begin a new key-patch codebook.
+
+        Raises:
+            ValueError: if weights or token cache are missing.
+        """
+        self._network()
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not self.trainer.ckpt_path:
+            raise ValueError(
+                "predict writes the key patches of a trained aligner, whose digest marks them: give --ckpt_path"
+            )
+        if data.tokens_digest is None:
+            raise ValueError(
+                "key patches are made of image codes, and the data has no token cache; make one with `python main.py "
+                "predict -c configs/base.yaml -c configs/codebook.yaml --ckpt_path=<codebook checkpoint>` and give it "
+                "as --data.init_args.tokens"
+            )
+        frame = data.manifest.frame
+        self.splits = dict(zip(frame["image_id"], frame["split"], strict=True))
+        self.builder = KeyPatchBuilder(self.options)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect word-patches of the batch's training images; the images of other splits are passed over."""
+        train = [b for b, image_id in enumerate(batch["image_id"]) if self.splits[image_id] == "train"]
+        if not train:
+            return
+        network, tokens = self._network(), self._tokens(batch["report"])
+        patches, words = network.patches(batch["image"]), network.words(tokens)
+        similarity = cosines(words, patches)
+        best = similarity.max(dim=-1).values  # B W
+        content = content_mask(tokens).to(self.device)
+        pair_scores = ((best * content).sum(dim=1) / content.sum(dim=1)).tolist()
+        boxes = [tuple(box) for box in patch_boxes(self.config).tolist()]
+        height, width = batch["codes"].shape[1:]
+        cells = [cells_of_box(box, height=height, width=width, coverage=self.options.coverage) for box in boxes]
+        for b in train:
+            codes = batch["codes"][b].flatten().tolist()
+            found = []
+            for mention in extract(batch["report"][b]):
+                inside = [i for i in mention_words(mention, tokens.spans[b]) if content[b, i]]
+                if mention.status == "absent" or not inside:
+                    continue
+                score, place = similarity[b, inside].mean(dim=0).max(dim=0)
+                p = int(place)
+                word = functional.normalize(words[b, inside].mean(dim=0), dim=0)
+                found.append(
+                    Candidate(
+                        word=mention.word,
+                        score=float(score),
+                        pair_score=pair_scores[b],
+                        side=mention.side or "",
+                        image_id=batch["image_id"][b],
+                        study_id=batch["study_id"][b],
+                        patient_id=batch["patient_id"][b],
+                        box=boxes[p],
+                        feature=functional.normalize(word + patches[b, p], dim=0).cpu().numpy(),
+                        codes=tuple(codes[cell] for cell in cells[p]),
+                        positions=tuple(cells[p]),
+                        pixels=self._pixels(batch["image"][b, 0], boxes[p]) if self.options.atlas else None,
+                    )
+                )
+            self.builder.add(found, split=self.splits[batch["image_id"][b]])
+
+    def _pixels(self, image: Tensor, box: tuple[float, ...]) -> np.ndarray:
+        size, around = self.config.resolution, self.config.patch // 2
+        x0, y0, x1, y1 = (round(edge * size) for edge in box)
+        crop = image[max(0, y0 - around) : y1 + around, max(0, x0 - around) : x1 + around]
+        return ((crop.float() + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
+
+    def on_predict_epoch_end(self) -> None:
+        """Write key_patches.safetensors, key_patches.jsonl, atlas.png and clues.safetensors to `default_root_dir`."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        root = Path(self.trainer.default_root_dir)
+        pairs, floor = self.builder.candidates()
+        self.builder = KeyPatchBuilder(self.options)
+        entries = select(_gathered(pairs), _gathered(floor), options=self.options)
+        digest = stages.file_digest(str(self.trainer.ckpt_path))
+        path = root / "key_patches.safetensors"
+        if self.trainer.is_global_zero:
+            digests = {"aligner": digest, "tokens": data.tokens_digest, "manifest": data.manifest.digest()}
+            write_key_patches(entries, path, digests=digests)
+            if self.options.atlas:
+                write_atlas(entries, root / "atlas.png")
+        self.trainer.strategy.barrier("key_patches")
+        self._load_key_patches(path)
+        clues = self._all_clues(data.manifest.frame)
+        if self.trainer.is_global_zero:
+            image_ids = list(clues)
+            data.write_clues(
+                path=root / "clues.safetensors",
+                image_ids=image_ids,
+                clues=np.stack([clues[image_id] for image_id in image_ids]),
+                checkpoint_digest=digest,
+            )
+            filled = np.mean([(row[:, 0] >= 0).mean() for row in clues.values()])
+            rank_zero_info(
+                f"wrote {len(entries)} key patches of {len({e.word for e in entries})} words to {path} and the clues "
+                f"of {len(clues)} images (on average {filled:.0%} of {self.options.clue_tokens} tokens filled)"
+            )
+        self.trainer.strategy.barrier("clues")
+
+    def _all_clues(self, frame: Any, *, step: int = 128) -> dict[str, np.ndarray]:
+        """The clues of every row by image id, from the key patches of other patients; each rank fetches its share."""
+        rows = list(zip(frame["image_id"], frame["report"], frame["patient_id"], strict=True))
+        share = rows[self.trainer.global_rank :: self.trainer.world_size]
+        found = []
+        for start in range(0, len(share), step):
+            part = share[start : start + step]
+            clues = self.clues([row[1] for row in part], exclude_patients=[row[2] for row in part]).cpu().numpy()
+            found += [(row[0], clue) for row, clue in zip(part, clues, strict=True)]
+        by_id = dict(_gathered(found))
+        return {row[0]: by_id[row[0]] for row in rows}
+
+
+def _gathered(items: list[Item]) -> list[Item]:
+    """The items of all ranks, in order of rank."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return items
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]

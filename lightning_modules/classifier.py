@@ -1,0 +1,289 @@
+"""FindingClassifier: the 14 findings from an image, trained on partly unknown labels; and its frozen form.
+
+`FrozenFindingClassifier` gives the codebook its perceptual and clinical losses and the callbacks their features and
+scores, without any weights from a hub.
+"""
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from scipy.stats import rankdata
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
+
+from datamodules.manifest import Batch
+from datamodules.reports.labels import FINDINGS
+from lightning_modules import stages
+from lightning_modules.networks.classifier import ClassifierConfig, ClassifierOutput, FindingNetwork
+from lightning_modules.networks.quantizer import distributed, float32, sum_over_ranks
+
+STAGE = "classifier"
+
+
+def slug(finding: str) -> str:
+    """A finding's name in metric keys: "Pleural Effusion" → "pleural_effusion"."""
+    return finding.lower().replace(" ", "_")
+
+
+def auroc(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Area under the ROC curve by ranks (Mann-Whitney), ties counted half; NaN labels are left out.
+
+    Args:
+        scores: float [N], higher = more likely.
+        labels: float [N] of 1, 0, NaN.
+
+    Returns:
+        In [0,1]; NaN unless both classes occur.
+    """
+    known = ~np.isnan(labels)
+    positive = labels[known] > 0.5
+    positives, negatives = int(positive.sum()), int((~positive).sum())
+    if not positives or not negatives:
+        return math.nan
+    ranks = rankdata(scores[known])
+    return float((ranks[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+class FindingAUROC(Metric):
+    """AUROC of each of the 14 findings over all updates and ranks; exact, whatever the batch sizes of the ranks."""
+
+    full_state_update = False
+    logits: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("logits", default=[], dist_reduce_fx="cat")
+        self.add_state("labels", default=[], dist_reduce_fx="cat")
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Add [B,14] logits and labels of 1, 0, NaN."""
+        self.logits.append(logits.detach().float())
+        self.labels.append(labels.float())
+
+    def compute(self) -> dict[str, Tensor]:
+        """{"auroc": the mean over findings that have both classes, "auroc/<slug>": each of these}."""
+        logits, labels = (dim_zero_cat(x).cpu().numpy() for x in (self.logits, self.labels))
+        each = {f"auroc/{slug(f)}": auroc(logits[:, i], labels[:, i]) for i, f in enumerate(FINDINGS)}
+        found = {key: value for key, value in each.items() if not math.isnan(value)}
+        if found:
+            found = {"auroc": sum(found.values()) / len(found), **found}
+        return {key: torch.tensor(value, dtype=torch.float32) for key, value in found.items()}
+
+
+def masked_bce(logits: Tensor, labels: Tensor, *, positive_weight: float = 1.0) -> Tensor:
+    """Binary cross-entropy over the known labels.
+
+    Args:
+        logits: [B,14].
+        labels: [B,14] of 1, 0, NaN; NaN gives neither loss nor gradient.
+        positive_weight: factor of the positive labels' losses.
+
+    Returns:
+        The sum over known labels by their number per rank, where that number is averaged over all ranks: averaging the
+        gradients of R ranks then gives what one rank with the whole batch gets, however the unknown labels are spread.
+    """
+    known = ~labels.isnan()
+    losses = functional.binary_cross_entropy_with_logits(
+        logits.float(),
+        torch.where(known, labels, 0.0),
+        pos_weight=torch.tensor(positive_weight, device=logits.device),
+        reduction="none",
+    )
+    ranks = torch.distributed.get_world_size() if distributed() else 1
+    count = sum_over_ranks(known.sum().float()) / ranks
+    return torch.where(known, losses, 0.0).sum() / count.clamp(min=1 / ranks)
+
+
+def augment(image: Tensor, *, keys: list[str], strength: float) -> Tensor:
+    """Small random shifts, zooms and contrast changes; never a mirror image, since left and right are findings' sides.
+
+    Args:
+        image: float [B,1,H,W] in [-1,1].
+        keys: one text an image that decides its change, so that it depends neither on the batch nor on the rank.
+        strength: 1 moves by up to 6 %, zooms by up to 8 % and changes contrast and brightness by up to 15 %; 0 does
+            nothing.
+
+    Returns:
+        Images of the same shape and range.
+    """
+    draws = torch.stack(
+        [torch.rand(5, generator=torch.Generator().manual_seed(zlib.crc32(key.encode()))) for key in keys]
+    )
+    draws = ((draws * 2 - 1) * strength).to(image)
+    zoom = 1 + 0.08 * draws[:, 0]
+    theta = image.new_zeros(len(image), 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = zoom
+    theta[:, :, 2] = 0.12 * draws[:, 1:3]  # in half image widths
+    grid = functional.affine_grid(theta, list(image.shape), align_corners=False)
+    moved = functional.grid_sample(image, grid, padding_mode="border", align_corners=False)
+    contrast, brightness = 1 + 0.15 * draws[:, 3], 0.15 * draws[:, 4]
+    return (moved * contrast[:, None, None, None] + brightness[:, None, None, None]).clamp(-1, 1)
+
+
+class FindingClassifier(lightning.LightningModule):
+    """A classifier of the 14 findings, trained from scratch.
+
+    Args:
+        network: sizes, or the plain data of a checkpoint.
+        optimizer: from parameters to the optimiser.
+        positive_weight: factor of positive labels in the loss; above 1 where findings are rare.
+        augmentation: strength of the random changes of training images, 0 for none.
+        cosine: let the learning rate fall to 0 along half a cosine over the run.
+        seed: of the augmentation.
+    """
+
+    def __init__(
+        self,
+        network: ClassifierConfig | dict[str, Any] = ClassifierConfig(),  # noqa: B008 - frozen
+        *,
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=2e-3, weight_decay=0.02),
+        positive_weight: float = 1.0,
+        augmentation: float = 1.0,
+        cosine: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        config = stages.as_config(ClassifierConfig, network)
+        self.save_hyperparameters({"network": dataclasses.asdict(config)})
+        self.network = FindingNetwork(config)
+        self.optimizer, self.cosine = optimizer, cosine
+        self.positive_weight, self.augmentation, self.seed = positive_weight, augmentation, seed
+        self.auroc = FindingAUROC()
+
+    def forward(self, image: Tensor) -> ClassifierOutput:
+        """Image float [B,1,H,W] in [-1,1], H = W = `network.config.resolution`.
+
+        Raises:
+            ValueError: if the image has another size.
+        """
+        side = self.network.config.resolution
+        if image.ndim != 4 or image.shape[1:] != (1, side, side):
+            raise ValueError(
+                f"the classifier takes images [B,1,{side},{side}], got {list(image.shape)}; "
+                "give the data and model.network.resolution the same value"
+            )
+        return self.network(image)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Masked binary cross-entropy of augmented images."""
+        image = batch["image"]
+        if self.augmentation:
+            keys = [f"{self.seed}/{self.current_epoch}/{image_id}" for image_id in batch["image_id"]]
+            image = augment(image, keys=keys, strength=self.augmentation)
+        loss = masked_bce(self(image).logits, batch["labels"], positive_weight=self.positive_weight)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect scores."""
+        self.auroc.update(self(batch["image"]).logits, batch["labels"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `validate/auroc` and one value a finding."""
+        self._log_auroc("validate")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect scores."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log `classifier/auroc` and one value a finding."""
+        self._log_auroc("classifier")
+
+    def _log_auroc(self, prefix: str) -> None:
+        # `compute` has gathered over ranks: every rank logs the same values.
+        values = self.auroc.compute()
+        if not values:
+            raise ValueError(
+                "no finding has both a positive and a negative label among the evaluated images, so there is no AUROC; "
+                "evaluate more images (limit_val_batches / limit_test_batches) or data with labels"
+            )
+        self.log_dict({f"{prefix}/{key}": value.to(self.device) for key, value in values.items()})
+        self.auroc.reset()
+
+    def configure_optimizers(self) -> Any:
+        """The given optimiser, with a learning rate that falls along a cosine."""
+        optimizer = self.optimizer(self.network.parameters())
+        return with_schedule(optimizer, steps=self.trainer.estimated_stepping_batches) if self.cosine else optimizer
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Mark the checkpoint as a classifier's."""
+        stages.stamp(checkpoint, stage=STAGE)
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Refuse another stage's checkpoint."""
+        stages.check_stage(checkpoint, stage=STAGE)
+
+
+def with_schedule(optimizer: torch.optim.Optimizer, *, steps: float) -> dict[str, Any]:
+    """Lightning's optimiser dictionary: warm-up over 2 % of the steps, half a cosine to 0; constant without an end."""
+    warmup = max(1.0, 0.02 * steps) if math.isfinite(steps) else 100.0
+
+    def factor(step: int) -> float:
+        rise = min(1.0, (step + 1) / warmup)
+        fall = 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))) if math.isfinite(steps) else 1.0
+        return rise * fall
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class FrozenFindingClassifier(nn.Module):
+    """A trained classifier as a fixed measure: float32, eval mode, gradients for the image but not for its weights.
+
+    Images of another size are resized to the classifier's own (bilinear, antialiased).
+
+    Args:
+        ckpt: checkpoint of a FindingClassifier.
+
+    Attributes:
+        name: how metrics call this extractor.
+        digest: sha256 of the file.
+        num_features: D.
+    """
+
+    name = "finding-classifier"
+
+    def __init__(self, ckpt: str) -> None:
+        super().__init__()
+        checkpoint = stages.open_stage(ckpt, stage=STAGE)
+        network = FindingNetwork(stages.as_config(ClassifierConfig, checkpoint.config["network"]))
+        network.load_state_dict(checkpoint.weights("network."))
+        self.digest = checkpoint.digest
+        self.num_features = network.config.num_features
+        self.resolution = network.config.resolution
+        self.frozen = stages.Frozen(network)
+
+    def output(self, image: Tensor) -> ClassifierOutput:
+        """Features, logits and maps in one pass; image [B,1,H,W] in [-1,1]."""
+        with float32(image.device):
+            image = image.float()
+            if image.shape[-2:] != (self.resolution, self.resolution):
+                image = functional.interpolate(image, (self.resolution, self.resolution), mode="bilinear", antialias=True)
+            return self.frozen.part(image)
+
+    def features(self, image: Tensor) -> Tensor:
+        """Float32 [B,D]."""
+        return self.output(image).features
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Float32 [B,14] in the order of FINDINGS."""
+        return self.output(image).logits
+
+    def maps(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Float32 [B,C_i,H_i,W_i], full resolution first."""
+        return self.output(image).maps
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The features."""
+        return self.features(image)

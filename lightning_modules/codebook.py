@@ -1,0 +1,318 @@
+"""ImageCodebook: images to a grid of discrete codes and back trained as a VQ-GAN.
+
+Both players are trained by ONE backward pass and one optimiser with two parameter groups. The autoencoder is judged by
+the discriminator with detached parameters, the discriminator sees the detached reconstruction; so the sum of both
+losses has exactly the gradients of two separate steps on the same batch. Manual optimisation, the usual way, would
+switch off the Trainer's clipping and accumulation, count every optimiser's step in `global_step` and leave parameters
+unused under DDP.
+
+B batch, H = W = resolution, h = w = grid.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+from torchmetrics import MeanMetric
+from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+
+from datamodules.manifest import Batch
+from lightning_modules import stages
+from lightning_modules.classifier import FrozenFindingClassifier, with_schedule
+from lightning_modules.networks import losses
+from lightning_modules.networks.discriminator import PatchDiscriminator
+from lightning_modules.networks.quantizer import CodeUsage, distributed, float32
+from lightning_modules.networks.vqgan import VQGAN, VQGANConfig
+
+STAGE = "codebook"
+
+
+class AutoencoderLoss(NamedTuple):
+    """The autoencoder's loss on one batch."""
+
+    surrogate: Tensor  # scalar whose gradients for the reconstruction are those of the total
+    total: Tensor  # constant scalar
+    parts: dict[str, Tensor]  # constant scalars, for the log
+
+
+class ReconstructionMetrics(nn.Module):
+    """PSNR, SSIM, L1 and code usage over a whole split, exact over ranks."""
+
+    def __init__(self, codes: int) -> None:
+        super().__init__()
+        self.psnr = PeakSignalNoiseRatio(data_range=2.0)
+        self.ssim = StructuralSimilarityIndexMeasure(data_range=2.0)
+        self.l1 = MeanMetric()
+        self.codes = CodeUsage(codes)
+
+    def update(self, reconstruction: Tensor, image: Tensor, codes: Tensor) -> None:
+        """Float32 images [B,1,H,W] in [-1,1], codes int64 [B,h,w]."""
+        self.psnr.update(reconstruction, image)
+        self.ssim.update(reconstruction, image)
+        self.l1.update((reconstruction - image).abs().mean(), weight=len(image))
+        self.codes.update(codes)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The values: psnr in dB (peak 2), ssim, l1, usage (share of codes that occur), perplexity. Starts anew."""
+        values = {name: getattr(self, name).compute() for name in ("psnr", "ssim", "l1")} | self.codes.compute()
+        for metric in (self.psnr, self.ssim, self.l1, self.codes):
+            metric.reset()
+        return values
+
+
+class ImageCodebook(lightning.LightningModule):
+    """A VQ-GAN whose perceptual and clinical losses come from a classifier of this project.
+
+    Args:
+        network: sizes, or the plain data of a checkpoint.
+        classifier_ckpt: checkpoint of a FindingClassifier; needed where `perceptual` or `clinical` is above 0. It is
+            read when fitting starts and is not part of this module's checkpoint.
+        optimizer: from parameter groups to the optimiser; the first group is the autoencoder's.
+        perceptual: weight of the distance of the classifier's feature maps.
+        clinical: weight of the distance of its feature vectors.
+        adversarial: weight of the discriminator's verdict, times VQ-GAN's adaptive weight; 0 leaves it out.
+        commitment: weight of the distance of the latents from their codes.
+        discriminator_start: optimiser step at which the discriminator begins to learn.
+        discriminator_ramp: steps over which its weight grows linearly from 0.
+        discriminator_width: channels of its first layer, a multiple of 8.
+        cosine: let the learning rate fall to 0 along half a cosine over the run.
+    """
+
+    def __init__(
+        self,
+        network: VQGANConfig | dict[str, Any] = VQGANConfig(),  # noqa: B008 - frozen
+        *,
+        classifier_ckpt: str | None = None,
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(
+            params, lr=1e-3, betas=(0.8, 0.98), weight_decay=1e-4
+        ),
+        perceptual: float = 0.0,
+        clinical: float = 0.0,
+        adversarial: float = 0.1,
+        commitment: float = 0.25,
+        discriminator_start: int = 1000,
+        discriminator_ramp: int = 500,
+        discriminator_width: int = 32,
+        cosine: bool = True,
+    ) -> None:
+        super().__init__()
+        if classifier_ckpt is None and (perceptual > 0 or clinical > 0):
+            raise ValueError(
+                f"the weights perceptual = {perceptual} and clinical = {clinical} need the features of a "
+                "classifier, but classifier_ckpt is null; give its checkpoint, or set both weights to 0"
+            )
+        config = stages.as_config(VQGANConfig, network)
+        self.save_hyperparameters({"network": dataclasses.asdict(config), "discriminator_width": discriminator_width})
+        self.network = VQGAN(config)
+        self.discriminator = PatchDiscriminator(discriminator_width)
+        self.classifier_ckpt, self.optimizer, self.cosine = classifier_ckpt, optimizer, cosine
+        self.perceptual, self.clinical = perceptual, clinical
+        self.adversarial, self.commitment = adversarial, commitment
+        self.discriminator_start, self.discriminator_ramp = discriminator_start, discriminator_ramp
+        # In a tuple, so that torch does not register it: it is neither trained nor saved nor sent to the optimiser.
+        self.features: tuple[FrozenFindingClassifier, ...] = ()
+        self.classifier_digest: str | None = None
+        self.train_codes = CodeUsage(config.codes)
+        self.metrics = ReconstructionMetrics(config.codes)
+        self.written: list[tuple[str, np.ndarray]] = []
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Image [B,1,H,W] in [-1,1] → codes int64 [B,h,w]."""
+        return self.network.encode(image)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes int64 [B,h,w] → image float32 [B,1,H,W] in [-1,1]."""
+        return self.network.decode(codes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The reconstruction float32 [B,1,H,W] in [-1,1]."""
+        return self.decode(self.encode(image))
+
+    def on_fit_start(self) -> None:
+        """Open the classifier that measures perceptual and clinical distance.
+
+        Raises:
+            ValueError: if the run is resumed with another classifier than it was begun with.
+        """
+        if self.classifier_ckpt is None or not (self.perceptual or self.clinical):
+            return
+        features = FrozenFindingClassifier(self.classifier_ckpt).to(self.device)
+        if self.classifier_digest not in (None, features.digest):
+            raise ValueError(
+                f"{self.classifier_ckpt} has changed since this run began: sha256 {features.digest[:12]}…, expected "
+                f"{str(self.classifier_digest)[:12]}…; give the classifier it was begun with, or start a new run"
+            )
+        self.features, self.classifier_digest = (features,), features.digest
+
+    @property
+    def adversarial_weight(self) -> float:
+        """`adversarial` times the linear ramp after `discriminator_start`."""
+        since = self.global_step - self.discriminator_start
+        return self.adversarial * min(1.0, max(0.0, (since + 1) / max(1, self.discriminator_ramp)))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Both players' losses on one batch, see the top of this file."""
+        image = batch["image"]
+        output = self.network(image)
+        self.train_codes.update(output.codes)
+        playing = self.adversarial > 0 and self.global_step >= self.discriminator_start
+        with float32(image.device):
+            loss = self.autoencoder_loss(output.reconstruction, image, adversarial=self.adversarial_weight * playing)
+        total = loss.surrogate + self.commitment * output.commitment
+        parts = loss.parts | {"commitment": output.commitment.detach()}
+        if playing:
+            verdict = self.discriminator_loss(output.reconstruction.detach(), image)
+            total = total + verdict
+            parts["discriminator"] = verdict.detach()
+        else:
+            # Every parameter takes part in every step, as DDP asks; the gradients are zero.
+            total = total + 0.0 * torch.stack([p.sum() for p in self.discriminator.parameters()]).sum()
+        reported = loss.total + self.commitment * parts["commitment"]
+        self.log("train/loss", reported, prog_bar=True, batch_size=len(image))
+        self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=len(image))
+        return total
+
+    def discriminator_loss(self, reconstruction: Tensor, image: Tensor) -> Tensor:
+        """Hinge loss of the discriminator on constant images."""
+        # One pass: GroupNorm keeps images apart.
+        real, fake = self.discriminator(torch.cat([image, reconstruction])).chunk(2)
+        return losses.hinge_discriminator(real, fake)
+
+    def autoencoder_loss(self, reconstruction: Tensor, image: Tensor, *, adversarial: float) -> AutoencoderLoss:
+        """L1 + perceptual + clinical + adaptively weighted adversarial loss of float32 images [B,1,H,W].
+
+        Each network is passed backwards once: both gradients are taken at the reconstruction, weighed at the last layer
+        (VQ-GAN equation 7), and their sum is handed on to the autoencoder through a surrogate that is linear in it.
+        """
+        leaf = reconstruction.detach().requires_grad_()
+        parts = {"l1": functional.l1_loss(leaf, image)}
+        fidelity = parts["l1"]
+        if self.features:
+            with torch.no_grad():
+                target = self.features[0].output(image)
+            found = self.features[0].output(leaf)
+            parts["perceptual"] = losses.perceptual_distance(found.maps, target.maps)
+            parts["clinical"] = losses.clinical_distance(found.features, target.features)
+            fidelity = fidelity + self.perceptual * parts["perceptual"] + self.clinical * parts["clinical"]
+        (gradient,) = torch.autograd.grad(fidelity, leaf)
+        total = fidelity.detach()
+        if adversarial > 0:
+            # Detached parameters: this verdict must not teach the discriminator.
+            fixed = {name: p.detach() for name, p in self.discriminator.named_parameters()}
+            verdict = losses.hinge_generator(functional_call(self.discriminator, fixed, (leaf,)))
+            (push,) = torch.autograd.grad(verdict, leaf)
+            adaptive = losses.adaptive_weight(
+                reconstruction, self.network.last_weight, fidelity=gradient, adversarial=push
+            )
+            gradient = gradient + adversarial * adaptive * push
+            total = total + adversarial * adaptive * verdict.detach()
+            parts |= {"adversarial": verdict, "adaptive_weight": adaptive}
+        surrogate = (reconstruction * gradient).sum()
+        return AutoencoderLoss(surrogate, total, {name: value.detach() for name, value in parts.items()})
+
+    def on_train_epoch_end(self) -> None:
+        """Log usage and perplexity of the codes over the epoch."""
+        values = self.train_codes.compute()
+        self.train_codes.reset()
+        self.log_dict({f"train/{name}": value for name, value in values.items()})
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Reconstruct and measure; {"reconstruction": float32 [B,1,H,W] in [-1,1]}."""
+        codes = self.encode(batch["image"])
+        reconstruction = self.decode(codes)
+        self.metrics.update(reconstruction, batch["image"].float(), codes)
+        return {"reconstruction": reconstruction}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `validate/{psnr,ssim,l1,usage,perplexity}`."""
+        self.log_dict({f"validate/{name}": value for name, value in self.metrics.compute().items()})
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Reconstruct and measure; {"reconstruction": float32 [B,1,H,W] in [-1,1]}."""
+        return self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log `codebook/{psnr,ssim,l1,usage,perplexity}` over the test split."""
+        self.log_dict({f"codebook/{name}": value for name, value in self.metrics.compute().items()})
+
+    def on_predict_epoch_start(self) -> None:
+        """Begin a new token cache.
+
+        Raises:
+            ValueError: if no checkpoint was given: its digest marks the cache.
+        """
+        self.written = []
+        if not self.trainer.ckpt_path:
+            raise ValueError("predict writes the token cache of a trained codebook: give it with --ckpt_path")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Encode; {"image_id": list of str, "codes": int64 [B,h,w]}."""
+        codes = self.encode(batch["image"]).cpu()
+        self.written += zip(batch["image_id"], codes.numpy().astype(np.int32), strict=True)
+        return {"image_id": batch["image_id"], "codes": codes}
+
+    def on_predict_epoch_end(self) -> None:
+        """Write `<default_root_dir>/tokens.safetensors` from the codes of all ranks, sorted by image id."""
+        found = [self.written]
+        if distributed():
+            parts: list[Any] = [None] * self.trainer.world_size
+            dist.gather_object(self.written, parts if self.trainer.is_global_zero else None)
+            found = [part for part in parts if part is not None]
+        self.written = []
+        if self.trainer.is_global_zero:
+            # A sampler that pads ranks repeats images: once each is enough.
+            rows = dict(sorted((row for part in found for row in part), key=lambda row: row[0]))
+            path = Path(self.trainer.default_root_dir) / "tokens.safetensors"
+            self.trainer.datamodule.write_tokens(  # type: ignore[attr-defined]
+                path,
+                image_ids=list(rows),
+                codes=np.stack(list(rows.values())).astype(np.int64),
+                checkpoint_digest=stages.file_digest(str(self.trainer.ckpt_path)),
+                codes_total=self.network.config.codes,
+            )
+            grid = self.network.config.grid
+            rank_zero_info(
+                f"wrote the codes of {len(rows)} images ({grid} × {grid} of {self.network.config.codes} codes) to "
+                f"{path}; train the later stages from them with --data.init_args.tokens={path}"
+            )
+        self.trainer.strategy.barrier("tokens")
+
+    def configure_optimizers(self) -> Any:
+        """One optimiser, one parameter group a player."""
+        groups = [{"params": list(part.parameters())} for part in (self.network, self.discriminator)]
+        optimizer = self.optimizer(groups)
+        return with_schedule(optimizer, steps=self.trainer.estimated_stepping_batches) if self.cosine else optimizer
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip each player by itself: a strong gradient of one must not weaken the other."""
+        if not gradient_clip_val:
+            return
+        for group in optimizer.param_groups:
+            if gradient_clip_algorithm == "value":
+                nn.utils.clip_grad_value_(group["params"], gradient_clip_val)
+            else:
+                nn.utils.clip_grad_norm_(group["params"], gradient_clip_val)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Mark the checkpoint as a codebook's and name the classifier it was trained against."""
+        stages.stamp(checkpoint, stage=STAGE, classifier=self.classifier_digest)
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Refuse another stage's checkpoint."""
+        stages.check_stage(checkpoint, stage=STAGE)
+        self.classifier_digest = checkpoint[stages.KEY].get("classifier")

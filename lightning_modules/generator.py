@@ -1,0 +1,315 @@
+"""CXRGenerator: report words and key-patch clues → image codes → radiograph.
+
+Owns frozen copies of the codebook's decoder and of the aligner's clue retrieval, so that its checkpoint is complete.
+These former stages are read when training starts and travel in the checkpoint's stage mark afterwards; their sizes are
+therefore no constructor arguments.
+"""
+
+import dataclasses
+import hashlib
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from PIL import Image
+from torch import Tensor
+
+from datamodules.manifest import Batch
+from datamodules.reports.labels import FINDINGS, VIEWS
+from lightning_modules import stages
+from lightning_modules.networks.alignment import AlignerConfig
+from lightning_modules.networks.key_patches import ClueRetriever, KeyPatchConfig, load_key_patches
+from lightning_modules.networks.masked_generator import Condition, GeneratorConfig, MaskedGenerator
+from lightning_modules.networks.sampling import SamplingConfig, sample_codes, seeded_uniform
+from lightning_modules.networks.tokenizer import WordTokenizer
+from lightning_modules.networks.vqgan import VQGAN, VQGANConfig
+
+
+def image_seed(seed: int, *parts: object) -> int:
+    """A 63-bit seed that depends on `seed` and `parts` alone, not on batch, rank or process."""
+    text = ":".join(str(part) for part in (seed, *parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+class CXRGenerator(LightningModule):
+    """Trains the masked transformer on cached codes and samples radiographs from reports.
+
+    Args:
+        network: sizes of the transformer.
+        codebook_ckpt: checkpoint of the codebook stage; needed by `fit` only.
+        aligner_ckpt: checkpoint of the aligner stage (tokenizer, text encoder, retrieval); needed by `fit` only.
+        key_patches: the key-patch codebook that the aligner's `predict` wrote; needed by `fit` only.
+        use_clues: False trains and samples from text and view alone.
+        sampling: steps, temperatures, guidance.
+        optimizer: makes the optimiser from the parameters.
+        warmup_steps: linear warm-up of the learning rate, then cosine decay to zero over the run.
+        label_smoothing: of the cross-entropy.
+        drop_text: share of training images whose text is left out (guidance).
+        drop_clues: share of training images whose clues are left out.
+        sampling_seed: seed of validation, test and predicted images.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: GeneratorConfig,
+        codebook_ckpt: str | None = None,
+        aligner_ckpt: str | None = None,
+        key_patches: str | None = None,
+        use_clues: bool = True,
+        sampling: SamplingConfig | None = None,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        warmup_steps: int = 100,
+        label_smoothing: float = 0.1,
+        drop_text: float = 0.1,
+        drop_clues: float = 0.3,
+        sampling_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config = stages.as_config(GeneratorConfig, network)
+        self.save_hyperparameters({"network": dataclasses.asdict(self.config)})
+        self.paths = {"codebook": codebook_ckpt, "aligner": aligner_ckpt, "key_patches": key_patches}
+        self.use_clues = use_clues
+        self.sampling = sampling or SamplingConfig()
+        self.optimizer = optimizer
+        self.warmup_steps = warmup_steps
+        self.label_smoothing = label_smoothing
+        self.drop_text, self.drop_clues = drop_text, drop_clues
+        self.sampling_seed = sampling_seed
+        self.parts: dict[str, Any] | None = None  # plain data of the former stages, once they are known
+
+    def setup(self, stage: str) -> None:
+        """Read the former stages when training starts; a checkpoint brings its own copies."""
+        if stage == "fit" and self.parts is None:
+            codebook = stages.open_stage(self._path("codebook"), stage="codebook")
+            aligner = stages.open_stage(self._path("aligner"), stage="aligner")
+            config, arrays = load_key_patches(self._path("key_patches"), tokens_digest=codebook.digest)
+            self._build(
+                {
+                    "codebook": codebook.config["network"],
+                    "aligner": aligner.config["network"],
+                    "key_patches": dataclasses.asdict(config),
+                    "tokenizer": aligner.extra["tokenizer"],
+                    "digests": {"codebook": codebook.digest, "aligner": aligner.digest},
+                }
+            )
+            self.codebook.part.load_state_dict(codebook.weights("network."))
+            self.retriever.part.load_stages(aligner.weights("network."), arrays)
+            self.network.text.load_state_dict(aligner.weights("network.text."))
+
+    def _path(self, name: str) -> str:
+        path = self.paths[name]
+        if path is None:
+            option = "key_patches" if name == "key_patches" else f"{name}_ckpt"
+            raise ValueError(
+                f"training the generator needs model.init_args.{option}: the file that the stage before it wrote"
+            )
+        return path
+
+    def _build(self, parts: dict[str, Any]) -> None:
+        codebook = stages.as_config(VQGANConfig, parts["codebook"])
+        aligner = stages.as_config(AlignerConfig, parts["aligner"])
+        self.tokenizer = WordTokenizer(parts["tokenizer"])
+        self.codebook = stages.Frozen(VQGAN(codebook))
+        retriever = ClueRetriever(aligner, parts["tokenizer"], stages.as_config(KeyPatchConfig, parts["key_patches"]))
+        self.retriever = stages.Frozen(retriever)
+        config = dataclasses.replace(self.config, codes=codebook.codes, grid=codebook.grid, views=len(VIEWS))
+        text = dataclasses.replace(retriever.text_config, vocabulary=len(self.tokenizer))
+        self.network = MaskedGenerator(config, text)
+        self.parts = parts
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the plain data of the former stages."""
+        stages.stamp(checkpoint, stage="generator", parts=self.parts)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Build the network that the checkpoint's weights belong to."""
+        stages.check_stage(checkpoint, stage="generator")
+        self._build(checkpoint[stages.KEY]["parts"])
+
+    def on_fit_start(self) -> None:
+        """Refuse cached codes or clues that other checkpoints made than those that this generator holds."""
+        assert self.parts is not None
+        for cache, stage in (("tokens", "codebook"), ("clues", "aligner")):
+            made_by, held = getattr(self.trainer.datamodule, f"{cache}_digest"), self.parts["digests"][stage]
+            if made_by is not None and made_by != held:
+                raise ValueError(
+                    f"the {cache} cache was made by the {stage} checkpoint {made_by[:12]}, but this generator holds "
+                    f"{held[:12]}: the {stage} changed; make the cache again with `python main.py predict -c "
+                    f"configs/base.yaml -c configs/{stage}.yaml --ckpt_path <{stage} checkpoint>`"
+                )
+
+    def _require_network(self) -> None:
+        if self.parts is None:
+            raise ValueError("the generator has no weights: give --ckpt_path, the file that `fit` wrote")
+
+    def condition(self, report: list[str], view: Tensor, clues: Tensor) -> Condition:
+        """The network's condition from texts; clues int64 [B,K,2] as `ClueRetriever.clues` gives them."""
+        tokens = self.tokenizer(report, max_length=self.network.text.config.max_length)
+        if not self.use_clues:
+            clues = torch.full_like(clues, -1)
+        return Condition(tokens.ids.to(self.device), tokens.mask.to(self.device), view, clues.to(self.device))
+
+    def retrieve(self, report: list[str]) -> Tensor:
+        """Clues int64 [B,K,2] of reports from the key-patch codebook."""
+        return self.retriever.part.clues(report)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        report: list[str],
+        view: Tensor,
+        clues: Tensor | None = None,
+        *,
+        seed: int | Tensor = 0,
+    ) -> Tensor:
+        """Radiographs float32 [B,1,H,W] in [-1,1] from B reports.
+
+        Args:
+            report: B texts.
+            view: int64 [B], index into VIEWS.
+            clues: int64 [B,K,2]; retrieved from the key-patch codebook when None.
+            seed: one seed for the batch, or int64 [B], one an image.
+        """
+        self._require_network()
+        seeds = torch.tensor([image_seed(seed, i) for i in range(len(report))]) if isinstance(seed, int) else seed
+        clues = self.retrieve(report) if clues is None else clues
+        codes = sample_codes(self.network, self.condition(report, view, clues), seeds, self.sampling)
+        return self.decode(codes)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Image codes int64 [B,N] → float32 [B,1,H,W] in [-1,1]."""
+        grid = self.network.config.grid
+        return self.codebook.part.decode(codes.view(-1, grid, grid)).float().clamp(-1, 1)
+
+    def decode_random(self, n: int, seed: int) -> Tensor:
+        """Radiographs [n,1,H,W] of codes drawn uniformly: what the decoder alone would score."""
+        config = self.network.config
+        generator = torch.Generator().manual_seed(seed)
+        codes = torch.randint(config.codes, (n, config.grid**2), generator=generator)
+        with torch.no_grad():
+            return torch.cat([self.decode(part.to(self.device)) for part in codes.split(64)])
+
+    def _batch_condition(self, batch: Batch) -> tuple[Tensor, Condition]:
+        codes = batch["codes"] if "codes" in batch else self.codebook.part.encode(batch["image"])
+        clues = batch["clues"] if "clues" in batch else self.retrieve(batch["report"])
+        return codes.flatten(1), self.condition(batch["report"], batch["view"], clues)
+
+    def _loss(self, batch: Batch, *, epoch: int, drop: bool) -> Tensor:
+        codes, condition = self._batch_condition(batch)
+        seeds = torch.tensor([image_seed(self.sampling_seed, epoch, i) for i in batch["image_id"]])
+        noise = seeded_uniform(seeds, codes.shape[1] + 3).to(self.device)
+        if drop:
+            # One draw decides both, so that "no text and no clues", the branch that guidance needs, is trained as well.
+            without_text = noise[:, 0] < self.drop_text
+            condition = condition.drop(text=without_text, clues=without_text | (noise[:, 1] < self.drop_clues))
+        return self.network.loss(codes, condition, noise[:, 2:], label_smoothing=self.label_smoothing if drop else 0.0)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Cross-entropy of the masked codes."""
+        loss = self._loss(batch, epoch=self.current_epoch, drop=True)
+        self.log("train/loss", loss, batch_size=len(batch["report"]))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Cross-entropy with masks that are the same in each epoch, and samples of the first batch to look at."""
+        count = len(batch["report"])
+        loss = self._loss(batch, epoch=-1, drop=False)
+        self.log("validate/loss", loss, batch_size=count, sync_dist=True, prog_bar=True)
+        if batch_idx:
+            return {}
+        first = min(8, count)
+        return {"synthetic": self._sample_batch(batch, first)}
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """One radiograph for each report; the callbacks measure them."""
+        self._require_network()
+        loss = self._loss(batch, epoch=-1, drop=False)
+        self.log("generator/loss", loss, batch_size=len(batch["report"]), sync_dist=True)
+        return {"synthetic": self._sample_batch(batch, len(batch["report"]))}
+
+    def _sample_batch(self, batch: Batch, first: int) -> Tensor:
+        seeds = torch.tensor([image_seed(self.sampling_seed, i) for i in batch["image_id"][:first]])
+        clues = batch["clues"][:first] if "clues" in batch else None
+        return self.sample(batch["report"][:first], batch["view"][:first], clues, seed=seeds)
+
+    def on_predict_start(self) -> None:
+        """Make the folder of the samples."""
+        self._require_network()
+        self.written: list[dict[str, Any]] = []
+        self._samples_folder().mkdir(parents=True, exist_ok=True)
+
+    def _samples_folder(self) -> Path:
+        return Path(self.trainer.default_root_dir) / "samples"
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """One radiograph for each report, written as a greyscale PNG at once; each rank writes its own."""
+        images = self._sample_batch(batch, len(batch["report"]))
+        pixels = ((images[:, 0] + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+        labels = batch["labels"].cpu().numpy()
+        for row, study in enumerate(batch["image_id"]):
+            name = f"{study}.png"
+            temporary = self._samples_folder() / f".{name}.tmp"
+            Image.fromarray(pixels[row]).save(temporary, format="PNG")
+            os.replace(temporary, self._samples_folder() / name)
+            self.written.append(
+                {
+                    "image": name,
+                    "report": batch["report"][row],
+                    "view": VIEWS[int(batch["view"][row])],
+                    "patient": f"synthetic-{study}",
+                    "seed": image_seed(self.sampling_seed, study),
+                    **dict(zip(FINDINGS, labels[row], strict=True)),
+                }
+            )
+        return {"synthetic": images}
+
+    def on_predict_epoch_end(self) -> None:
+        """Write samples.csv, a data set in the `table` layout, and a contact sheet."""
+        gathered: list[Any] = [self.written]
+        if self.trainer.world_size > 1:
+            gathered = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(gathered, self.written)
+        if not self.trainer.is_global_zero:
+            return
+        rows = sorted((row for part in gathered for row in part), key=lambda row: row["image"])
+        folder = self._samples_folder()
+        temporary = folder / ".samples.csv.tmp"
+        pd.DataFrame(rows).to_csv(temporary, index=False)
+        os.replace(temporary, folder / "samples.csv")
+        self._contact_sheet([folder / row["image"] for row in rows[:64]], folder / "contact_sheet.png")
+        print(
+            f"generator: wrote {len(rows)} synthetic radiographs, samples.csv and contact_sheet.png to {folder}; read "
+            f"them with --data.init_args.layout=table --data.init_args.root={folder / 'samples.csv'}"
+        )
+
+    @staticmethod
+    def _contact_sheet(images: list[Path], path: Path) -> None:
+        pixels = [np.asarray(Image.open(image)) for image in images]
+        columns = math.ceil(math.sqrt(len(pixels)))
+        size = pixels[0].shape[0]
+        sheet = np.zeros((math.ceil(len(pixels) / columns) * size, columns * size), dtype=np.uint8)
+        for i, image in enumerate(pixels):
+            top, left = i // columns * size, i % columns * size
+            sheet[top : top + size, left : left + size] = image
+        temporary = path.with_name("." + path.name + ".tmp")
+        Image.fromarray(sheet).save(temporary, format="PNG")
+        os.replace(temporary, path)
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser with warm-up and cosine decay by step."""
+        optimizer = self.optimizer([p for p in self.network.parameters() if p.requires_grad])
+        total = int(self.trainer.estimated_stepping_batches)
+
+        def factor(step: int) -> float:
+            warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+            return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, total))))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,0 +1,312 @@
+"""Image patches and report words in one space, and the late interaction between them (AdaMatch, arXiv 2312.08078).
+
+Two design choices keep a word's feature *about that word* and a patch's feature *about that place*, without which the
+similarity of a word with a patch says nothing about where a finding is: a word sees only its own sentence, so
+"effusion" cannot stand for the whole report; and a patch sees its surroundings through convolutions.
+
+Shapes: B images or texts, P patches (row-major), T sub-words, W words, D the shared space, C a network's width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
+from torch.nn import functional
+
+from lightning_modules.networks.text_encoder import TextEncoder, TextEncoderConfig
+from lightning_modules.networks.tokenizer import Tokens, pool_words
+from lightning_modules.networks.transformer import Block, init_weights
+
+# Words that stand in every report whatever it shows: in a mean over words they only dilute those that can be seen.
+# Words of negation stay out too: what they deny is carried by the words beside them, which the text encoder lets see.
+_STOP_WORDS = (
+    "a an the this that these those there here it its is are was were be been being has have had do does and or but nor "
+    "of in on at to for from with by as into than then which who no not without any other both per seen noted identified "
+    "evident appears appear findings impression"
+)
+STOP_WORDS = frozenset(_STOP_WORDS.split())
+SENTENCE_ENDS = frozenset({".", "!", "?", ":"})
+BAD = -1e4  # stands for minus infinity: larger than any cosine in magnitude, and finite in bf16
+
+
+@dataclass(frozen=True)
+class AlignerConfig:
+    """Sizes of the aligner.
+
+    Attributes:
+        resolution: image side in pixels.
+        patch: patch side in pixels, a power of two that divides `resolution`.
+        width, depth, heads: channels, transformer blocks and attention heads of the image encoder.
+        dim: size of the shared space (256 in AdaMatch).
+        dropout: in both encoders.
+        vocabulary: upper bound of the tokenizer's sub-words.
+        max_length: longest report in sub-words; what is longer is cut.
+        text_width, text_depth: of the text encoder.
+    """
+
+    resolution: int = 64
+    patch: int = 8
+    width: int = 128
+    depth: int = 1
+    heads: int = 4
+    dim: int = 256
+    dropout: float = 0.1
+    vocabulary: int = 1000
+    max_length: int = 160
+    text_width: int = 128
+    text_depth: int = 1
+
+    def __post_init__(self) -> None:
+        if self.patch < 2 or self.patch & (self.patch - 1) or self.resolution % self.patch:
+            raise ValueError(
+                f"patch {self.patch} must be a power of two, at least 2, that divides resolution {self.resolution}"
+            )
+
+    @property
+    def side(self) -> int:
+        """Patches along one side of the image."""
+        return self.resolution // self.patch
+
+    def text(self, vocabulary: int) -> TextEncoderConfig:
+        """Sizes of the text encoder for a tokenizer of so many sub-words."""
+        return TextEncoderConfig(
+            vocabulary, self.max_length, self.text_width, self.text_depth, self.heads, self.dropout
+        )
+
+
+class PatchEncoder(nn.Module):
+    """Radiographs to one unit vector a patch: strided convolutions, then transformer blocks over the patch grid."""
+
+    def __init__(self, config: AlignerConfig) -> None:
+        super().__init__()
+        self.config = config
+        halvings = config.patch.bit_length() - 1
+        widths = [max(16, config.width >> (halvings - 1 - i)) for i in range(halvings - 1)] + [config.width]
+        layers: list[nn.Module] = []
+        before = 1
+        for width in widths:
+            layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.GroupNorm(8, width), nn.GELU()]
+            layers += [nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.GELU()]
+            before = width
+        self.stem = nn.Sequential(*layers)
+        self.row = nn.Parameter(torch.randn(config.side, 1, config.width) * 0.02)
+        self.column = nn.Parameter(torch.randn(1, config.side, config.width) * 0.02)
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.heads, dropout=config.dropout) for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.width)
+        self.out = nn.Linear(config.width, config.dim)
+        self.blocks.apply(init_weights)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Float [B,1,H,W] in [-1,1] → unit vectors, float32 [B,P,D].
+
+        Raises:
+            ValueError: if the image has another shape than the network was built for.
+        """
+        size = self.config.resolution
+        if image.ndim != 4 or image.shape[1:] != (1, size, size):
+            raise ValueError(
+                f"the aligner was built for images [B,1,{size},{size}] and was given {list(image.shape)}; set the "
+                "data's resolution to the aligner's"
+            )
+        x = self.stem(image).permute(0, 2, 3, 1)  # B h w C
+        x = (x + self.row + self.column).flatten(1, 2)  # B P C
+        for block in self.blocks:
+            x = block(x)
+        return functional.normalize(self.out(self.norm(x)).float(), dim=-1)
+
+
+class AlignmentNetwork(nn.Module):
+    """Both encoders and the learnable temperature."""
+
+    def __init__(self, config: AlignerConfig, *, vocabulary: int) -> None:
+        super().__init__()
+        self.config = config
+        self.image = PatchEncoder(config)
+        self.text = TextEncoder(config.text(vocabulary))
+        self.text_out = nn.Linear(config.text_width, config.dim)
+        self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+
+    def patches(self, image: Tensor) -> Tensor:
+        """Unit vectors of the patches: float [B,1,H,W] → float32 [B,P,D]."""
+        return self.image(image)
+
+    def words(self, tokens: Tokens) -> Tensor:
+        """Unit vectors of the words: float32 [B,W,D]; rows beyond `tokens.word_mask` mean nothing."""
+        return encode_words(self.text, self.text_out, tokens)
+
+    @property
+    def scale(self) -> Tensor:
+        """1 / temperature, kept in [1, 100] as CLIP does so that no logit overflows."""
+        return self.log_scale.clamp(0.0, 4.6052).exp()
+
+
+def encode_words(text: TextEncoder, out: nn.Linear, tokens: Tokens) -> Tensor:
+    """Reports to one unit vector a word, float32 [B,W,D]: sub-words read in their sentence, summed into words."""
+    device = out.weight.device
+    place, mask = sentence_rows(tokens)
+    rows = tokens.ids.flatten()[place.clamp_min(0)].to(device)  # S t
+    inside = mask.to(device)
+    read = text(rows, inside)  # S t C
+    batch, length = tokens.ids.shape
+    # Every sub-word stands in exactly one sentence, so this writes each place once.
+    flat = read.new_zeros(batch * length, read.shape[-1]).index_copy(0, place[mask].to(device), read[inside])
+    summed = pool_words(flat.view(batch, length, -1), tokens.word_index.to(device), words=tokens.word_mask.shape[1])
+    return functional.normalize(out(summed).float(), dim=-1)
+
+
+def patch_boxes(config: AlignerConfig) -> Tensor:
+    """The patches' boxes (x0, y0, x1, y1) in fractions of the image, float32 [P,4], row-major."""
+    low = torch.arange(config.side) / config.side
+    y, x = torch.meshgrid(low, low, indexing="ij")
+    return torch.stack([x, y, x + 1 / config.side, y + 1 / config.side], dim=-1).flatten(0, 1)
+
+
+def sentence_rows(tokens: Tokens) -> tuple[Tensor, Tensor]:
+    """Where the sub-words of each sentence stand in `tokens.ids.flatten()`.
+
+    Returns:
+        int64 [S,t] places, -1 = padding, and bool [S,t], True where a sub-word stands; S sentences of all texts.
+    """
+    length = tokens.ids.shape[1]
+    rows: list[list[int]] = []
+    for b, (words, index) in enumerate(zip(tokens.words, tokens.word_index.tolist(), strict=True)):
+        row: list[int] = []
+        for t, word in enumerate(index):
+            if word < 0:
+                break
+            row.append(b * length + t)
+            if words[word] in SENTENCE_ENDS:
+                rows.append(row)
+                row = []
+        if row:
+            rows.append(row)
+    longest = max(len(row) for row in rows)
+    place = torch.tensor([row + [-1] * (longest - len(row)) for row in rows])
+    return place, place >= 0
+
+
+def content_mask(tokens: Tokens) -> Tensor:
+    """Bool [B,W], True at the words that may show in an image: neither punctuation, numbers nor stop words.
+
+    A text without any such word keeps all its words, so that its mean is defined.
+    """
+    mask = torch.zeros_like(tokens.word_mask)
+    for b, words in enumerate(tokens.words):
+        keep = [word not in STOP_WORDS and any(c.isalpha() for c in word) for word in words]
+        mask[b, : len(words)] = torch.tensor(keep if any(keep) else [True] * len(words))
+    return mask
+
+
+def cosines(words: Tensor, patches: Tensor) -> Tensor:
+    """Similarity of each word with each patch of its own image: [B,W,D], [B,P,D] → [B,W,P], in float32."""
+    with torch.autocast(words.device.type, enabled=False):
+        return words.float() @ patches.float().transpose(1, 2)
+
+
+def compact(words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Move the kept words to the front and cut the rest: [B,W,D], bool [B,W] → [B,K,D], bool [B,K].
+
+    Fewer words make the late interaction, whose cost is B × B × W × P, that much cheaper.
+    """
+    count = mask.sum(dim=1)
+    order = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : max(1, int(count.max()))]
+    kept = torch.arange(order.shape[1], device=mask.device)[None, :] < count[:, None]
+    return words.gather(1, order[..., None].expand(-1, -1, words.shape[-1])), kept
+
+
+def late_interaction(
+    patches: Tensor, words: Tensor, word_mask: Tensor, *, budget: int = 1 << 24
+) -> tuple[Tensor, Tensor]:
+    """Scores of every image with every text, each from cosines of patches with words.
+
+    Args:
+        patches: unit vectors [I,P,D].
+        words: unit vectors [J,W,D].
+        word_mask: bool [J,W], True at the words that count; at least one in each row.
+        budget: the largest number of cosines held at a time; images are taken in chunks of that size.
+
+    Returns:
+        float32 [I,J] image→text = mean over patches of the maximum over words, and float32 [I,J] text→image = mean over
+        words of the maximum over patches.
+    """
+    (images, count, _), (texts, length, _) = patches.shape, words.shape
+    chunk = max(1, budget // (count * texts * length))
+    weight = word_mask.float() / word_mask.sum(dim=1, keepdim=True)
+    flat = words.flatten(0, 1).T  # D JW
+    to_text, to_image = [], []
+    for start in range(0, images, chunk):
+        cosine = (patches[start : start + chunk] @ flat).unflatten(-1, (texts, length))  # i P J W
+        # `max` keeps only indices for the backward pass, `amax` would keep all cosines of all chunks.
+        per_patch = cosine.masked_fill(~word_mask, BAD).max(dim=-1).values  # i P J
+        to_text.append(per_patch.float().mean(dim=1))
+        to_image.append((cosine.max(dim=1).values.float() * weight).sum(dim=-1))
+    return torch.cat(to_text), torch.cat(to_image)
+
+
+def soft_targets(rows: Tensor, columns: Tensor, row_text: Tensor, column_text: Tensor, *, same_labels: float) -> Tensor:
+    """How much each column deserves of each row's probability, so that interchangeable pairs do not repel each other.
+
+    Args:
+        rows: labels, float [I,14] of 1, 0 or NaN.
+        columns: labels, float [J,14].
+        row_text: int64 [I], equal where texts are equal.
+        column_text: int64 [J].
+        same_labels: the weight, in [0,1], of a pair whose known labels are the same; one with the same text weighs 1.
+
+    Returns:
+        float32 [I,J]; each row sums to 1, provided that its own text is among the columns.
+    """
+    same_text = row_text[:, None] == column_text[None, :]
+    a, b = rows.nan_to_num(-2.0), columns.nan_to_num(-2.0)
+    same = (a[:, None, :] == b[None, :, :]).all(dim=-1) & ~rows.isnan().all(dim=1)[:, None]
+    weight = torch.where(same_text, 1.0, same.float() * same_labels)
+    return weight / weight.sum(dim=1, keepdim=True)
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean over rows of the cross-entropy of float [I,J] logits with targets whose rows sum to 1."""
+    return -(targets * functional.log_softmax(logits.float(), dim=1)).sum(dim=1).mean()
+
+
+def contrastive_loss(
+    patches: Tensor, words: Tensor, mask: Tensor, labels: Tensor, texts: Tensor, *, scale: Tensor, same_labels: float
+) -> Tensor:
+    """Symmetric cross-entropy over the union of all ranks' batches.
+
+    Each rank scores its own images with all texts and its own texts with all images; features are gathered with their
+    gradients, so that the mean over ranks, which DDP takes, is the loss and gradient of one rank with the union batch.
+
+    Args:
+        patches: unit vectors [B,P,D] of this rank.
+        words: unit vectors [B,W,D].
+        mask: bool [B,W].
+        labels: float [B,14] of 1, 0 or NaN.
+        texts: int64 [B], equal where reports are equal.
+        scale: 1 / temperature.
+        same_labels: see `soft_targets`.
+    """
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        longest = torch.tensor(words.shape[1], device=words.device)
+        dist.all_reduce(longest, op=dist.ReduceOp.MAX)
+        extra = int(longest) - words.shape[1]
+        words, mask = functional.pad(words, (0, 0, 0, extra)), functional.pad(mask, (0, extra))
+        all_patches, all_words = torch.cat(all_gather(patches)), torch.cat(all_gather(words))
+        all_mask, all_labels, all_texts = (_gathered_rows(part) for part in (mask, labels, texts))
+        to_text = late_interaction(patches, all_words, all_mask)[0]
+        to_image = late_interaction(all_patches, words, mask)[1]
+    else:
+        all_labels, all_texts = labels, texts
+        to_text, to_image = late_interaction(patches, words, mask)
+    targets = soft_targets(labels, all_labels, texts, all_texts, same_labels=same_labels)
+    return 0.5 * (soft_cross_entropy(scale * to_text, targets) + soft_cross_entropy(scale * to_image.T, targets))
+
+
+def _gathered_rows(rows: Tensor) -> Tensor:
+    """The rows of all ranks in order of rank, without gradients; all ranks have the same shape."""
+    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)

@@ -1,0 +1,66 @@
+"""Losses of the image codebook: hinge GAN, adaptive weight, perceptual and clinical distances, in float32."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional
+
+from lightning_modules.networks.quantizer import distributed, sum_over_ranks
+
+# With an untrained discriminator the ratio of gradients explodes; taming's bound of 1e4 lets it ruin reconstructions.
+ADAPTIVE_LIMIT = 100.0
+
+
+def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """Half the sum of max(0, 1 - real) and max(0, 1 + fake), each averaged over all logits."""
+    return 0.5 * (functional.relu(1 - real).mean() + functional.relu(1 + fake).mean())
+
+
+def hinge_generator(fake: Tensor) -> Tensor:
+    """Minus the mean logit of generated images."""
+    return -fake.mean()
+
+
+def adaptive_weight(output: Tensor, weight: Tensor, *, fidelity: Tensor, adversarial: Tensor) -> Tensor:
+    """VQ-GAN equation 7: how much stronger the fidelity gradient is than the adversarial one at the last layer.
+
+    Args:
+        output: the reconstruction, still connected to `weight`.
+        weight: of the decoder's last layer.
+        fidelity: gradient of the fidelity loss (averaged over this rank's batch) for `output`.
+        adversarial: gradient of the adversarial loss for `output`.
+
+    Returns:
+        A constant float32 scalar in [0, ADAPTIVE_LIMIT], equal on all ranks. The gradients are averaged over ranks
+        before their norms are taken, so it is what one rank with the whole batch would find.
+    """
+    norms = []
+    for gradient in (fidelity, adversarial):
+        (at_weight,) = torch.autograd.grad(output, weight, grad_outputs=gradient, retain_graph=True)
+        at_weight = sum_over_ranks(at_weight.float())
+        norms.append(at_weight.norm() / (dist.get_world_size() if distributed() else 1))
+    return (norms[0] / (norms[1] + 1e-6)).clamp(0, ADAPTIVE_LIMIT).detach()
+
+
+def perceptual_distance(maps: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+    """LPIPS (arXiv 1801.03924) without learned weights: squared distance of unit feature vectors, over several maps.
+
+    Args:
+        maps: feature maps [B,C_i,H_i,W_i] of one image from any network.
+        targets: those of the other.
+
+    Returns:
+        A scalar in [0, 4], the mean over maps, positions and images.
+    """
+    distances = []
+    for a, b in zip(maps, targets, strict=True):
+        unit_a, unit_b = (functional.normalize(x.float(), dim=1, eps=1e-4) for x in (a, b))
+        distances.append((unit_a - unit_b).square().sum(dim=1).mean())
+    return torch.stack(distances).mean()
+
+
+def clinical_distance(features: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared distance of a classifier's features [B,D]; keeps findings alive (arXiv 2305.11490)."""
+    return functional.mse_loss(features.float(), targets.float())

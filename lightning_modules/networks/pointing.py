@@ -1,0 +1,208 @@
+"""Does the aligner point at the right place, and find the right pair: pure functions over gathered cases.
+
+The pointing game (Zhang et al., arXiv 1608.00507): a hit is a heat map whose highest pixel lies in the finding's mask.
+Findings have favourite places, so three references go with the hit rate: a random pixel, the one pixel that a
+finding's masks cover most often, and the same word's heat map on another image.
+
+Shapes: B images, P patches, D the aligner's space, H × W pixels, N cases or pairs.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from datamodules.manifest import Batch
+from datamodules.reports.labels import FINDINGS
+from datamodules.reports.mentions import extract
+from lightning_modules.networks.alignment import cosines, late_interaction
+from lightning_modules.networks.key_patches import mention_words
+from lightning_modules.networks.tokenizer import Tokens
+
+SLUGS = tuple(name.lower().replace(" ", "_") for name in FINDINGS)
+
+
+@dataclasses.dataclass(frozen=True)
+class PointingCase:
+    """One present finding of one report, with its mask: `query` is the unit mean of the mention's words."""
+
+    image_id: str
+    start: int
+    finding: int
+    query: np.ndarray  # [D]
+    hit: bool
+    mask: np.ndarray  # packed bits of [H,W]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Features of one image and its report, kept for retrieval."""
+
+    order: int  # a hash of the image id: the pairs with the smallest are kept, whatever the ranks and batches
+    image_id: str
+    patches: Tensor  # [P,D]
+    words: Tensor  # [K,D], only the words that count
+    text: int  # a hash of the report
+
+
+def text_number(text: str) -> int:
+    """A signed 64-bit number for a text, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def heat_maps(queries: Tensor, patches: Tensor, *, size: tuple[int, int]) -> Tensor:
+    """Similarity of a query with each place: [N,D], [N,P,D] → float32 [N,H,W], bilinear between patch centres."""
+    similarity = cosines(queries[:, None], patches)[:, 0]
+    side = round(similarity.shape[1] ** 0.5)
+    grid = similarity.view(-1, 1, side, side)
+    return functional.interpolate(grid, size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def pointing_hits(maps: Tensor, masks: Tensor) -> Tensor:
+    """Bool [N]: whether the highest pixel of each float [N,H,W] map lies in its bool [N,H,W] mask."""
+    return masks.flatten(1).gather(1, maps.flatten(1).argmax(dim=1, keepdim=True))[:, 0]
+
+
+def pointing_scores(
+    *,
+    hits: Tensor,
+    other_hits: Tensor,
+    areas: Tensor,
+    findings: Tensor,
+    coverage: Tensor,
+    names: Sequence[str],
+    least: int,
+) -> dict[str, float]:
+    """Hit rates and their references, over findings with at least `least` cases.
+
+    Args:
+        hits: bool [N], of each case's own image.
+        other_hits: bool [N], of the same words' map on another image against the case's mask.
+        areas: float [N], share of the image that the mask covers.
+        findings: int64 [N], index into names.
+        coverage: [F,H,W], how many cases' masks of each finding cover a pixel.
+        names: slugs of the F findings.
+        least: cases a finding needs to count in the macro means.
+
+    Returns:
+        "pointing", "pointing_chance", "pointing_centre", "pointing_other_image" (macro means), "pointing_micro",
+        "pointing_cases", and "pointing/<finding>"; empty if no finding has enough cases.
+    """
+    own, other, chance, centre = [], [], [], []
+    scores: dict[str, float] = {}
+    for index, name in enumerate(names):
+        chosen = findings == index
+        count = int(chosen.sum())
+        if count < least:
+            continue
+        own.append(hits[chosen].double().mean().item())
+        other.append(other_hits[chosen].double().mean().item())
+        chance.append(areas[chosen].double().mean().item())
+        centre.append(coverage[index].max().item() / count)
+        scores[f"pointing/{name}"] = own[-1]
+    if not own:
+        return {}
+    means = {"pointing": own, "pointing_chance": chance, "pointing_centre": centre, "pointing_other_image": other}
+    scores |= {name: sum(values) / len(values) for name, values in means.items()}
+    return scores | {"pointing_micro": hits.double().mean().item(), "pointing_cases": float(len(hits))}
+
+
+def recall_at(scores: Tensor, same: Tensor, *, ks: Sequence[int]) -> tuple[list[float], list[float]]:
+    """Retrieval R@k, and what a random order would reach.
+
+    Args:
+        scores: float [N,M], of query n with candidate m.
+        same: bool [N,M], the right candidates (several where reports are identical); at least one a row.
+        ks: list lengths.
+
+    Returns:
+        R@k and its chance for each k. A wrong candidate that ties with the best right one counts as ahead of it, so
+        that a network with constant output does not score.
+    """
+    best = scores.masked_fill(~same, float("-inf")).amax(dim=1, keepdim=True)
+    ahead = ((scores >= best) & ~same).sum(dim=1)
+    right, total = same.sum(dim=1).double(), scores.shape[1]
+    recalls, chances = [], []
+    for k in ks:
+        recalls.append((ahead < k).double().mean().item())
+        # All of the first k are wrong with probability C(total - right, k) / C(total, k).
+        missed = torch.ones_like(right)
+        for i in range(min(k, total)):
+            missed *= ((total - right - i) / (total - i)).clamp_min(0.0)
+        chances.append((1 - missed).mean().item())
+    return recalls, chances
+
+
+def pointing_cases(batch: Batch, tokens: Tokens, *, words: Tensor, patches: Tensor) -> list[PointingCase]:
+    """The present findings of a batch that have a mask; words float [B,W,D], patches float [B,P,D]."""
+    masks = batch["masks"]
+    rows, starts, findings, queries = [], [], [], []
+    for b, report in enumerate(batch["report"]):
+        for mention in extract(report):
+            if mention.kind != "pathology" or mention.status != "present" or mention.label not in FINDINGS:
+                continue
+            finding, inside = FINDINGS.index(mention.label), mention_words(mention, tokens.spans[b])
+            if inside and masks[b, finding].any():
+                rows.append(b)
+                starts.append(mention.start)
+                findings.append(finding)
+                queries.append(functional.normalize(words[b, inside].float().mean(dim=0), dim=0))
+    if not rows:
+        return []
+    query, mask = torch.stack(queries), masks[rows, findings]
+    hits = pointing_hits(heat_maps(query, patches[rows], size=(mask.shape[1], mask.shape[2])), mask).tolist()
+    bits = np.packbits(mask.flatten(1).cpu().numpy(), axis=1)
+    vectors = query.cpu().numpy()
+    return [
+        PointingCase(batch["image_id"][b], starts[i], findings[i], vectors[i], hits[i], bits[i])
+        for i, b in enumerate(rows)
+    ]
+
+
+def case_scores(
+    cases: Sequence[PointingCase], pairs: Sequence[Pair], *, size: tuple[int, int], least: int
+) -> dict[str, float]:
+    """The pointing game over all cases; the other image of a case is one of the pairs, taken in turn."""
+    if not cases:
+        return {}
+    pixels = size[0] * size[1]
+    hits, areas, coverage = [], [], torch.zeros(len(FINDINGS), *size)
+    for start in range(0, len(cases), 256):
+        part = cases[start : start + 256]
+        bits = np.unpackbits(np.stack([case.mask for case in part]), axis=1, count=pixels)
+        masks = torch.from_numpy(bits).bool().view(-1, *size)
+        others = []
+        for i, case in enumerate(part, start=start):
+            other = pairs[i % len(pairs)]
+            others.append(pairs[(i + 1) % len(pairs)] if other.image_id == case.image_id else other)
+        queries = torch.from_numpy(np.stack([case.query for case in part]))
+        hits.append(pointing_hits(heat_maps(queries, torch.stack([o.patches for o in others]), size=size), masks))
+        areas.append(masks.float().mean(dim=(1, 2)))
+        coverage.index_add_(0, torch.tensor([case.finding for case in part]), masks.float())
+    return pointing_scores(
+        hits=torch.tensor([case.hit for case in cases]),
+        other_hits=torch.cat(hits),
+        areas=torch.cat(areas),
+        findings=torch.tensor([case.finding for case in cases]),
+        coverage=coverage,
+        names=SLUGS,
+        least=least,
+    )
+
+
+def retrieval_scores(pairs: Sequence[Pair]) -> dict[str, float]:
+    """R@1, 5, 10, the mean of both directions, and its chance; identical reports count as right."""
+    longest = max(len(pair.words) for pair in pairs)
+    words = torch.stack([functional.pad(pair.words, (0, 0, 0, longest - len(pair.words))) for pair in pairs])
+    mask = torch.tensor([[i < len(pair.words) for i in range(longest)] for pair in pairs])
+    to_text, to_image = late_interaction(torch.stack([pair.patches for pair in pairs]), words, mask)
+    texts = torch.tensor([pair.text for pair in pairs])
+    same, ks = texts[:, None] == texts[None, :], (1, 5, 10)
+    (forward, chance), (backward, _) = recall_at(to_text, same, ks=ks), recall_at(to_image.T, same, ks=ks)
+    scores = {f"recall_at_{k}": (a + b) / 2 for k, a, b in zip(ks, forward, backward, strict=True)}
+    scores |= {f"recall_at_{k}_chance": value for k, value in zip(ks, chance, strict=True)}
+    return scores | {"retrieval_pairs": float(len(pairs))}

@@ -1,0 +1,191 @@
+"""Every YAML under configs/ is run or parsed by the real command line."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import main as command_line
+from main import main, run_folder
+from tests.chain import ROOT, SMALL, Chain
+
+STAGES = tuple(SMALL)
+FILES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.yaml"))
+BY_FOLDER = {
+    "stage": [f"configs/{stage}.yaml" for stage in STAGES],
+    "base": ["configs/base.yaml"],
+    "data": [f for f in FILES if f.startswith("configs/data/")],
+    "trainer": [f for f in FILES if f.startswith("configs/trainer/")],
+    "debug": [f for f in FILES if f.startswith("configs/debug/")],
+    "sweep": [f for f in FILES if f.startswith("configs/sweep/")],
+    "experiment": [f for f in FILES if f.startswith("configs/experiment/")],
+}
+
+
+def test_every_file_is_covered_here() -> None:
+    assert sorted(f for files in BY_FOLDER.values() for f in files) == FILES
+
+
+def test_each_config_begins_with_what_it_is_and_how_it_is_run() -> None:
+    for file in FILES:
+        head = "".join((ROOT / file).read_text().splitlines(keepends=True)[:3])
+        assert head.startswith("#"), file
+        assert any(word in head for word in ("python main.py", "python -m", "-c configs/", "wandb sweep")), file
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_trains_tests_and_leaves_a_checkpoint(chain: Chain, stage: str) -> None:
+    metrics = chain.run("test", stage)
+    assert chain.path(stage).is_file()
+    assert any(key.startswith(f"{stage}/") for key in metrics), metrics
+    assert all(value == value for key, value in metrics.items() if "/auroc/" not in key and "pointing" not in key)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_fast_debug_config_stops_after_two_batches(chain: Chain, stage: str, tmp_path: Path) -> None:
+    arguments = chain.arguments("fit", stage, f"--run_dir={tmp_path}", configs=("configs/debug/fast.yaml",))
+    cli = main([a for a in arguments if not a.startswith("--trainer.max_epochs") and "batch_size" not in a])
+    assert cli.trainer.global_step == 2
+
+
+@pytest.mark.parametrize("stage", ["codebook", "generator"])
+def test_the_callbacks_of_the_shipped_configs_write_their_metrics(chain: Chain, stage: str, tmp_path: Path) -> None:
+    extra = [f"--run_dir={tmp_path}"]
+    config = yaml.safe_load((ROOT / f"configs/{stage}.yaml").read_text())
+    callbacks = [{"class_path": "MetricsFile"}, *config["trainer"]["callbacks+"]]
+    for callback in callbacks:
+        if "extractor" in callback.get("init_args", {}):
+            callback["init_args"]["extractor"]["init_args"]["ckpt"] = str(chain.path("classifier"))
+    override = tmp_path / "callbacks.yaml"
+    override.write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
+    arguments = [a for a in chain.arguments("test", stage, *extra) if not a.startswith("--trainer.callbacks")]
+    position = arguments.index("-c")
+    while position + 2 < len(arguments) and arguments[position + 2] == "-c":
+        position += 2
+    main([*arguments[: position + 2], "-c", str(override), *arguments[position + 2 :]])
+    written = yaml.safe_load((tmp_path / "metrics.json").read_text())
+    key = {"codebook": "codebook/rfid", "generator": "generator/fid"}[stage]
+    assert written[key] > 0
+    assert written["protocol"]
+    assert list((tmp_path / "pictures").glob("*.png"))
+
+
+@pytest.mark.parametrize("file", BY_FOLDER["trainer"])
+def test_trainer_configs_make_a_trainer(chain: Chain, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    arguments = chain.arguments("fit", "classifier", f"--run_dir={tmp_path}", "--trainer.max_steps=1", configs=(file,))
+    arguments = [a for a in arguments if not (file.endswith("online.yaml") and a.startswith("--trainer.logger"))]
+    main([*arguments, "--trainer.devices=1", "--trainer.limit_val_batches=0"])
+    assert (tmp_path / "config.yaml").is_file()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_sweep_points_are_parsed_as_an_agent_sends_them(stage: str, chain: Chain, tmp_path: Path) -> None:
+    """A W&B agent replaces ${args} by --name=value items; each value reaches the object it is meant for."""
+    sweep = yaml.safe_load((ROOT / f"configs/sweep/{stage}.yaml").read_text())
+    assert sweep["program"] == "main.py"
+    assert sweep["command"][-1] == "${args}"
+    assert sweep["command"][:3] == ["${env}", "${interpreter}", "${program}"]
+    point = {
+        key: spec["values"][-1] if "values" in spec else spec["min"] for key, spec in sweep["parameters"].items()
+    }
+    shipped = [item for item in sweep["command"][3:-1] if item != "-c"]
+    assert shipped == ["fit", "configs/base.yaml", f"configs/{stage}.yaml", "configs/trainer/wandb_online.yaml"]
+    agent = [f"--{key}={value}" for key, value in point.items()]
+    arguments = [a for a in chain.arguments("fit", stage, f"--run_dir={tmp_path}") if "batch_size" not in a]
+    cli = main([*arguments, "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=0", *agent])
+    group = cli.trainer.optimizers[0].param_groups[0]
+    assert group["initial_lr" if "initial_lr" in group else "lr"] == point["model.init_args.optimizer.init_args.lr"]
+    assert group["weight_decay"] == point["model.init_args.optimizer.init_args.weight_decay"]
+    assert cli.datamodule.batch_size == point["data.init_args.batch_size"]
+
+
+def test_runs_of_a_sweep_get_their_own_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_folder("runs/a") == "runs/a"
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
+    monkeypatch.setenv("WANDB_RUN_ID", "r7")
+    assert run_folder("runs/a") == "runs/a/r7"
+
+
+def test_the_image_size_reaches_the_networks(chain: Chain) -> None:
+    for stage in ("codebook", "aligner"):
+        cli = main([*chain.arguments("fit", stage), f"--run_dir={chain.folder / 'links'}", "--trainer.max_epochs=0"])
+        assert cli.model.network.config.resolution == cli.datamodule.size == 32
+
+
+def test_run_dir_reaches_trainer_and_checkpoints(chain: Chain, tmp_path: Path) -> None:
+    arguments = chain.arguments("fit", "classifier", f"--run_dir={tmp_path}", "--trainer.max_epochs=0")
+    trainer = main(arguments).trainer
+    assert trainer.default_root_dir == str(tmp_path)
+    assert trainer.checkpoint_callback.dirpath == str(tmp_path / "checkpoints")
+
+
+def test_the_architecture_comes_from_the_checkpoint_and_the_rest_from_the_command_line(chain: Chain) -> None:
+    arguments = [a for a in chain.arguments("test", "generator") if "init_args.network" not in a]
+    cli = main([*arguments, "--model.init_args.sampling.steps=1"])
+    assert cli.model.config.width == 32
+    assert cli.model.sampling.steps == 1
+
+
+def test_a_checkpoint_of_another_stage_is_refused_by_the_command_line(chain: Chain) -> None:
+    arguments = [a for a in chain.arguments("test", "codebook") if not a.startswith("--ckpt_path")]
+    with pytest.raises(ValueError, match=r"last\.ckpt is a checkpoint of the classifier stage, expected the codebook"):
+        main([*arguments, f"--ckpt_path={chain.path('classifier')}"])
+
+
+def test_a_missing_checkpoint_is_named(chain: Chain, tmp_path: Path) -> None:
+    arguments = [a for a in chain.arguments("test", "codebook") if not a.startswith("--ckpt_path")]
+    with pytest.raises(FileNotFoundError, match=r"none\.ckpt does not exist"):
+        main([*arguments, f"--ckpt_path={tmp_path / 'none.ckpt'}"])
+
+
+def test_a_codebook_that_changed_under_the_token_cache_is_refused(chain: Chain, tmp_path: Path) -> None:
+    """Another codebook of the same shape: only its digest tells that the cached codes are not its own."""
+    other = tmp_path / "codebook"
+    main([*chain.arguments("fit", "codebook"), f"--run_dir={other}", "--seed_everything=5"])
+    arguments = chain.arguments("fit", "generator", f"--run_dir={tmp_path / 'generator'}")
+    changed = f"--model.init_args.codebook_ckpt={other / 'checkpoints/last.ckpt'}"
+    with pytest.raises(ValueError, match=r"codebook|tokens"):
+        main([*arguments, changed])
+
+
+@pytest.mark.parametrize("file", BY_FOLDER["data"])
+def test_data_configs_name_a_missing_root(file: str, chain: Chain, tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere"
+    arguments = [a for a in chain.arguments("fit", "prompter", configs=(file,)) if "layout_options" not in a]
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        main([*arguments, f"--run_dir={tmp_path}", f"--data.root={missing}"])
+
+
+def test_the_environment_names_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chain: Chain) -> None:
+    monkeypatch.setenv("CXR_ROOT", str(tmp_path / "from-environment"))
+    arguments = chain.arguments("fit", "prompter", f"--run_dir={tmp_path}", configs=("configs/data/openi.yaml",))
+    with pytest.raises(FileNotFoundError, match="from-environment"):
+        main([a for a in arguments if "layout_options" not in a])
+
+
+def test_main_prints_its_help_as_a_process() -> None:
+    result = subprocess.run([sys.executable, "main.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0
+    assert "predict" in result.stdout
+
+
+def test_the_sbatch_file_is_clean_and_asks_for_one_task_a_gpu() -> None:
+    file = ROOT / "configs/slurm/fit.sbatch"
+    checker = shutil.which("shellcheck", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    assert checker
+    result = subprocess.run([checker, str(file)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+    text = file.read_text()
+    assert "--ntasks-per-node=4" in text
+    assert "--gpus-per-node=4" in text
+    assert "--signal=SIGUSR1@90" in text
+    assert "--ckpt_path" not in text.split("main.py", 1)[1]
+
+
+def test_the_command_line_file_stays_small() -> None:
+    assert len(Path(command_line.__file__).read_text().splitlines()) <= 110
