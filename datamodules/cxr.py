@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from datamodules.manifest import Drop, Manifest
 from datamodules.reports.labels import SPLITS, VIEWS
 from datamodules.samplers import EvalSampler, TrainSampler
 from datamodules.shards import build_store, images_digest, phantom_code
-from datamodules.tokens import TokenCache
+from datamodules.tokens import TokenCache, write_clues, write_tokens
 
 
 class CXRDataModule(LightningDataModule):
@@ -139,6 +140,34 @@ class CXRDataModule(LightningDataModule):
         dataset = self._dataset("train")
         order = np.random.default_rng(seed).permutation(len(dataset))[:n]
         return dataset.image(np.sort(order))
+
+    def write_tokens(
+        self, path: str | Path, *, image_ids: Sequence[str], codes: np.ndarray, checkpoint_digest: str, codes_total: int
+    ) -> None:
+        """Write the codes of this data, see `datamodules.tokens.write_tokens`."""
+        write_tokens(
+            path,
+            image_ids=image_ids,
+            codes=codes,
+            manifest_digest=self.tokens_key,
+            checkpoint_digest=checkpoint_digest,
+            codes_total=codes_total,
+        )
+
+    def write_clues(
+        self, path: str | Path, *, image_ids: Sequence[str], clues: np.ndarray, checkpoint_digest: str
+    ) -> None:
+        """Write the clues of this data, made of the codes of its token cache, see `datamodules.tokens.write_clues`."""
+        codes = self._load_caches()["codes"]
+        write_clues(
+            path,
+            image_ids=image_ids,
+            clues=clues,
+            manifest_digest=self.clues_key,
+            checkpoint_digest=checkpoint_digest,
+            codes_total=codes.codes_total,
+            positions_total=codes.values.shape[1] * codes.values.shape[2],
+        )
 
     # What Lightning calls
 
