@@ -158,6 +158,10 @@ class CXRDataModule(LightningDataModule):
         self, path: str | Path, *, image_ids: Sequence[str], clues: np.ndarray, checkpoint_digest: str
     ) -> None:
         """Write the clues of this data, made of the codes of its token cache, see `datamodules.tokens.write_clues`."""
+        if self.tokens is None:
+            raise ValueError(
+                f"{path}: clues are codes of a codebook; name its token cache with --data.init_args.tokens"
+            )
         codes = self._load_caches()["codes"]
         write_clues(
             path,

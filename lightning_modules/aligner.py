@@ -89,7 +89,7 @@ class WordPatchAligner(LightningModule):
 
     def __init__(
         self,
-        network: AlignerConfig | dict[str, Any] = AlignerConfig(),  # noqa: B008 - frozen
+        network: AlignerConfig = AlignerConfig(),  # noqa: B008 - frozen
         *,
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-3, weight_decay=0.05),
         cosine: bool = True,

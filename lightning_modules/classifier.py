@@ -144,7 +144,7 @@ class FindingClassifier(lightning.LightningModule):
 
     def __init__(
         self,
-        network: ClassifierConfig | dict[str, Any] = ClassifierConfig(),  # noqa: B008 - frozen
+        network: ClassifierConfig = ClassifierConfig(),  # noqa: B008 - frozen
         *,
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=2e-3, weight_decay=0.02),
         positive_weight: float = 1.0,
@@ -269,7 +269,9 @@ class FrozenFindingClassifier(nn.Module):
         with float32(image.device):
             image = image.float()
             if image.shape[-2:] != (self.resolution, self.resolution):
-                image = functional.interpolate(image, (self.resolution, self.resolution), mode="bilinear", antialias=True)
+                image = functional.interpolate(
+                    image, (self.resolution, self.resolution), mode="bilinear", antialias=True
+                )
             return self.frozen.part(image)
 
     def features(self, image: Tensor) -> Tensor:

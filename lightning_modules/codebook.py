@@ -90,7 +90,7 @@ class ImageCodebook(lightning.LightningModule):
 
     def __init__(
         self,
-        network: VQGANConfig | dict[str, Any] = VQGANConfig(),  # noqa: B008 - frozen
+        network: VQGANConfig = VQGANConfig(),  # noqa: B008 - frozen
         *,
         classifier_ckpt: str | None = None,
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(
@@ -162,7 +162,18 @@ class ImageCodebook(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Both players' losses on one batch, see the top of this file."""
-        image = batch["image"]
+        total, parts = self.both_losses(batch["image"])
+        size = len(batch["image"])
+        self.log("train/loss", parts.pop("loss"), prog_bar=True, batch_size=size)
+        self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=size)
+        return total
+
+    def both_losses(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar to differentiate, whose value means nothing, and the constant parts; "loss" is the autoencoder's.
+
+        Args:
+            image: float32 [B,1,H,W] in [-1,1].
+        """
         output = self.network(image)
         self.train_codes.update(output.codes)
         playing = self.adversarial > 0 and self.global_step >= self.discriminator_start
@@ -177,10 +188,8 @@ class ImageCodebook(lightning.LightningModule):
         else:
             # Every parameter takes part in every step, as DDP asks; the gradients are zero.
             total = total + 0.0 * torch.stack([p.sum() for p in self.discriminator.parameters()]).sum()
-        reported = loss.total + self.commitment * parts["commitment"]
-        self.log("train/loss", reported, prog_bar=True, batch_size=len(image))
-        self.log_dict({f"train/{name}": value for name, value in parts.items()}, batch_size=len(image))
-        return total
+        parts["loss"] = loss.total + self.commitment * parts["commitment"]
+        return total, parts
 
     def discriminator_loss(self, reconstruction: Tensor, image: Tensor) -> Tensor:
         """Hinge loss of the discriminator on constant images."""

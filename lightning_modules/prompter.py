@@ -1,7 +1,7 @@
 """ReportPrompter: a causal language model that writes a report from keywords, and checks what it wrote.
 
-Trained on `keywords → report` of the training reports (anatomy-pathology prompting, arXiv 2403.06835). Every text is read
-back by the mention extractor; the best of a few candidates is kept, and what still fails is flagged.
+Trained on `keywords → report` of the training reports (anatomy-pathology prompting, arXiv 2403.06835). Every text is
+read back by the mention extractor; the best of a few candidates is kept, and what still fails is flagged.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from datamodules.manifest import Batch
-from datamodules.reports.keywords import Keywords, Verification, keywords_of, verify
+from datamodules.reports.keywords import Keywords, keywords_of
 from datamodules.reports.labels import VIEWS
 from datamodules.reports.vocabulary import Vocabulary, mine
 from lightning_modules import stages
@@ -31,37 +31,16 @@ from lightning_modules.networks.language_model import (
     LanguageModelConfig,
     architecture,
     build_small,
-    generate,
     load_pretrained,
     rebuild,
     train_codec,
 )
 from lightning_modules.networks.quantizer import distributed, sum_over_ranks
+from lightning_modules.networks.report_writer import Sampling, Written, write_reports
 from lightning_modules.networks.text_metrics import DistinctNgrams, Ratio
 
 STAGE = "prompter"
-
-
-@dataclasses.dataclass(frozen=True)
-class Written:
-    """One written report and what the extractor found in it.
-
-    Attributes:
-        report: the text.
-        keywords: what was asked.
-        check: what is missing, contradicting or unasked; `check.verified` if nothing is.
-        attempts: how many candidates were written.
-    """
-
-    report: str
-    keywords: Keywords
-    check: Verification
-    attempts: int
-
-    @property
-    def verified(self) -> bool:
-        """Whether everything asked is stated and no pathology is denied or added."""
-        return self.check.verified
+TESTED = ("coverage", "contradiction", "unasked", "verified", "perplexity", "perplexity_word", "distinct2")
 
 
 class ReportPrompter(lightning.LightningModule):
@@ -72,7 +51,8 @@ class ReportPrompter(lightning.LightningModule):
         vocabulary: vocabulary.json of `python -m datamodules vocabulary`; None mines it from the training reports. Read
             at fit; its text travels in the checkpoint.
         language_model: id or folder of a Hugging Face causal LM to fine-tune instead; read at fit.
-        min_count: reports that a word must occur in, where the vocabulary is mined here.
+        min_count: reports that a word must occur in, where the vocabulary is mined here; fewer in a data set of less than
+            100 × min_count reports.
         optimizer: from parameters to the optimiser.
         warmup_steps: steps of linear warm-up before the cosine.
         candidates: texts written at most for one set of keywords, until one is verified.
@@ -83,7 +63,7 @@ class ReportPrompter(lightning.LightningModule):
 
     def __init__(
         self,
-        network: LanguageModelConfig | dict[str, Any] = LanguageModelConfig(),  # noqa: B008 - frozen
+        network: LanguageModelConfig = LanguageModelConfig(),  # noqa: B008 - frozen
         *,
         vocabulary: str | None = None,
         language_model: str | None = None,
@@ -97,25 +77,20 @@ class ReportPrompter(lightning.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if candidates < 1 or max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
-            raise ValueError(
-                f"candidates {candidates} and max_new_tokens {max_new_tokens} must be at least 1, temperature "
-                f"{temperature} at least 0, top_p {top_p} in (0, 1]"
-            )
         self.config = stages.as_config(LanguageModelConfig, network)
         self.save_hyperparameters({"network": dataclasses.asdict(self.config)})
         self.vocabulary_path, self.language_model, self.min_count = vocabulary, language_model, min_count
         self.optimizer, self.warmup_steps = optimizer, warmup_steps
-        self.candidates, self.max_new_tokens = candidates, max_new_tokens
-        self.temperature, self.top_p, self.seed = temperature, top_p, seed
+        self.sampling = Sampling(candidates, max_new_tokens, temperature, top_p)
+        self.seed = seed
         # Known once the training reports or a checkpoint are.
         self.model: nn.Module | None = None
         self.codec: Codec | None = None
         self.vocabulary: Vocabulary | None = None
         self.validation_loss = Ratio()
-        self.shares = nn.ModuleDict({name: Ratio() for name in ("coverage", "contradiction", "unasked", "verified")})
-        self.perplexities = nn.ModuleDict({name: Ratio(torch.exp) for name in ("perplexity", "perplexity_word")})
-        self.distinct = DistinctNgrams(2)
+        self.coverage, self.contradiction, self.unasked, self.verified = Ratio(), Ratio(), Ratio(), Ratio()
+        self.perplexity, self.perplexity_word = Ratio(torch.exp), Ratio(torch.exp)
+        self.distinct2 = DistinctNgrams(2)
         self._keywords: dict[str, Keywords] = {}
         self._rows: dict[str, dict[str, Any]] = {}
 
@@ -129,7 +104,7 @@ class ReportPrompter(lightning.LightningModule):
         reports = list(self.trainer.datamodule.train_reports())  # type: ignore[attr-defined]
         if self.trainer.is_global_zero:
             if self.vocabulary_path is None:
-                vocabulary = mine(reports, min_count=min(self.min_count, max(1, len(reports) // 2)))
+                vocabulary = mine(reports, min_count=min(self.min_count, 1 + len(reports) // 100))
             else:
                 vocabulary = Vocabulary.load(self.vocabulary_path)
             codec = None
@@ -193,8 +168,7 @@ class ReportPrompter(lightning.LightningModule):
         """Rebuild the model from the checkpoint, before its weights are loaded."""
         stages.check_stage(checkpoint, stage=STAGE)
         extra = checkpoint[stages.KEY]
-        codec = json.loads(extra["tokenizer"])
-        self.codec = Codec(**{k: tuple(v) if isinstance(v, list) else v for k, v in codec.items()})
+        self.codec = stages.as_config(Codec, json.loads(extra["tokenizer"]))
         self.vocabulary = Vocabulary.from_json(extra["vocabulary"], source="the checkpoint's vocabulary")
         if self.model is None or architecture(self.model) != extra["architecture"]:
             self.model = rebuild(extra["architecture"]).to(self.device)
@@ -274,45 +248,12 @@ class ReportPrompter(lightning.LightningModule):
         Returns:
             len(keywords) × n texts: all copies of the first set, then of the second.
         """
-        names = [str(i) for i in range(len(keywords))] if keys is None else list(keys)
-        jobs = [(k, f"{name}/{copy}") for k, name in zip(keywords, names, strict=True) for copy in range(n)]
-        best: list[Written | None] = [None] * len(jobs)
-        for attempt in range(self.candidates):
-            open_jobs = [i for i, written in enumerate(best) if written is None or not written.verified]
-            if not open_jobs:
-                break
-            texts = self._sample([jobs[i] for i in open_jobs], seed=seed, attempt=attempt)
-            for i, text in zip(open_jobs, texts, strict=True):
-                new = Written(text, jobs[i][0], verify(text, jobs[i][0]), attempt + 1)
-                old = best[i]
-                kept = new if old is None or _faults(new) < _faults(old) else old
-                best[i] = dataclasses.replace(kept, attempts=attempt + 1)
-        return [written for written in best if written is not None]
-
-    def _sample(self, jobs: Sequence[tuple[Keywords, str]], *, seed: int, attempt: int) -> list[str]:
         model, codec, _ = self._ready()
-        prompts = codec.prompts([keywords.prompt() for keywords, _ in jobs])
-        room = min(self.max_new_tokens, self.max_length - max(len(row) for row in prompts))
-        if room < 1:
-            raise ValueError(
-                f"{max(len(row) for row in prompts)} sub-words of keywords leave no room in {self.max_length}; "
-                "ask for fewer keywords or train with a larger network.max_length"
-            )
-        draws = [np.random.default_rng([seed, zlib.crc32(key.encode()), attempt]).random(room) for _, key in jobs]
-        was_training = model.training
-        model.eval()
-        # bf16 attention is slow in CPU decoding, and sampled texts should not depend on the training precision.
+        # bf16 attention is slow in CPU decoding, and what is written should not depend on the training precision.
         with torch.autocast(self.device.type, enabled=False):
-            ids = generate(
-                model,
-                prompts,
-                torch.from_numpy(np.stack(draws)),
-                codec=codec,
-                temperature=self.temperature,
-                top_p=self.top_p,
+            return write_reports(
+                model, codec, keywords, sampling=self.sampling, n=n, seed=seed, keys=keys, max_length=self.max_length
             )
-        model.train(was_training)
-        return codec.decode(ids)
 
     # Test and predict
 
@@ -329,29 +270,34 @@ class ReportPrompter(lightning.LightningModule):
         """Write from the keywords of the test reports, and log what came of it.
 
         `prompter/coverage` is the share of asked keywords stated with the right status, side and severity;
-        `prompter/contradiction`, `prompter/unasked` and `prompter/verified` are shares of texts; `prompter/perplexity` is
-        of the test reports given their keywords, a sub-word, `prompter/perplexity_word` a white-space word;
+        `prompter/contradiction`, `prompter/unasked` and `prompter/verified` are shares of texts; `prompter/perplexity`
+        is of the test reports given their keywords, a sub-word, `prompter/perplexity_word` a white-space word;
         `prompter/distinct2` is different word pairs over all of them.
         """
         reports = [(report, key) for report, key in zip(batch["report"], batch["study_id"], strict=True) if report]
         losses, tokens = self._losses([report for report, _ in reports])
-        self.perplexities["perplexity"].update(float(losses), tokens)
-        self.perplexities["perplexity_word"].update(float(losses), sum(len(report.split()) for report, _ in reports))
+        self.perplexity.update(float(losses), tokens)
+        self.perplexity_word.update(float(losses), sum(len(report.split()) for report, _ in reports))
         asked = [self.keywords_of(report) for report, _ in reports]
         written = self.write(asked, seed=self.seed, keys=[key for _, key in reports])
         total = sum(len(k.anatomy) + len(k.pathology) for k in asked)
-        self.shares["coverage"].update(total - sum(len(w.check.missing) for w in written), total)
-        self.shares["contradiction"].update(sum(bool(w.check.contradicting) for w in written), len(written))
-        self.shares["unasked"].update(sum(bool(w.check.unasked) for w in written), len(written))
-        self.shares["verified"].update(sum(w.verified for w in written), len(written))
-        self.distinct.update([w.report for w in written])
-        metrics = {**dict(self.shares.items()), **dict(self.perplexities.items()), "distinct2": self.distinct}
-        self.log_dict({f"prompter/{name}": m for name, m in metrics.items()}, batch_size=len(reports), on_epoch=True)  # type: ignore[arg-type]
+        self.coverage.update(total - sum(len(w.check.missing) for w in written), total)
+        self.contradiction.update(sum(bool(w.check.contradicting) for w in written), len(written))
+        self.unasked.update(sum(bool(w.check.unasked) for w in written), len(written))
+        self.verified.update(sum(w.verified for w in written), len(written))
+        self.distinct2.update([w.report for w in written])
+        for name in TESTED:
+            self.log(f"prompter/{name}", getattr(self, name), batch_size=len(reports))
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> None:
-        """Write one report for each study: from its own report's keywords, else from its labels."""
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """Write one report for each new study, from its own report's keywords or else from its labels.
+
+        Returns:
+            The rows of these studies, as in prompts.jsonl.
+        """
         _, _, vocabulary = self._ready()
-        rows, asked = [], []
+        rows: list[dict[str, Any]] = []
+        asked = []
         for i, study in enumerate(batch["study_id"]):
             if study in self._rows or study in [row["study_id"] for row in rows]:
                 continue
@@ -372,13 +318,13 @@ class ReportPrompter(lightning.LightningModule):
                     "seed": self.seed,
                 }
             )
-        if not rows:
-            return
         for row, written in zip(
             rows, self.write(asked, seed=self.seed, keys=[str(row["study_id"]) for row in rows]), strict=True
         ):
             row |= {"report": written.report, "verified": written.verified, "attempts": written.attempts}
-            self._rows[str(row["study_id"])] = row | dataclasses.asdict(written.check)
+            row |= dataclasses.asdict(written.check)
+            self._rows[str(row["study_id"])] = row
+        return rows
 
     def on_predict_epoch_end(self) -> None:
         """Gather all ranks' rows; rank 0 writes prompts.jsonl, one line a study, sorted by study."""
@@ -404,10 +350,3 @@ class ReportPrompter(lightning.LightningModule):
             + f". Next: give them to a later stage with --data.init_args.prompts={path}",
             flush=True,
         )
-
-
-def _faults(written: Written) -> tuple[int, int]:
-    """Contradictions and additions weigh more than omissions: a wrong text misleads, a short one only says less."""
-    check = written.check
-    wrong = len(check.contradicting) + len(check.unasked)
-    return (2 * wrong + len(check.missing) + (0 if written.report else 100), len(check.missing))

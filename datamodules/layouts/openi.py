@@ -10,15 +10,13 @@ import tarfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from datamodules.layouts.source import hashed_split, require_root
 from datamodules.manifest import Drop, Manifest, make_manifest
 from datamodules.reports.labels import FINDINGS
-
-Section = Literal["findings", "impression", "both", "first"]
+from datamodules.reports.sections import Section, Sections, choose, clean
 
 ARCHIVE = "NLMCXR_reports.tgz"
 EXPECTED = f"{ARCHIVE}, or ecgen-radiology/*.xml; images as <parentImage id>.png in images/ or beside them"
@@ -56,8 +54,7 @@ def read(root: str | Path | None, *, section: Section = "findings", seed: int = 
 
     Args:
         root: the archive itself (it is read without unpacking), or a folder with it, or one with `ecgen-radiology/`.
-        section: which section is the report. "both" joins findings and impression; "first" takes findings, and the
-            impression where there are none.
+        section: which section is the report, by the rules of `datamodules.reports.sections.choose`.
         seed: of the split by patient, 80/10/10; the data set has no official one.
 
     Returns:
@@ -81,10 +78,8 @@ def read(root: str | Path | None, *, section: Section = "findings", seed: int = 
         study = identifier.get("id", "") if identifier is not None else ""
         if not study:
             raise ValueError(f"{path}: {name} has no <uId id=...>; expected a report of the NLMCXR archive")
-        sections = {
-            part.get("Label", "").lower(): " ".join((part.text or "").split()) for part in document.iter("AbstractText")
-        }
-        report, source = _choose(sections, section)
+        sections = {part.get("Label", "").lower(): clean(part.text or "") for part in document.iter("AbstractText")}
+        report, source = choose(Sections(sections.get("findings", ""), sections.get("impression", "")), section)
         if not report:
             without.append(study)
             continue
@@ -138,20 +133,6 @@ def _images(folder: Path) -> dict[str, str]:
     for place in (folder, folder / "images"):
         found |= {file.stem: str(file) for file in sorted(place.glob("*.png"))}
     return found
-
-
-def _choose(sections: dict[str, str], section: Section) -> tuple[str, str]:
-    findings, impression = sections.get("findings", ""), sections.get("impression", "")
-    match section:
-        case "findings":
-            return findings, "findings"
-        case "impression":
-            return impression, "impression"
-        case "both":
-            return (f"{findings} {impression}", "findings+impression") if findings and impression else ("", "")
-        case "first":
-            return (findings, "findings") if findings else (impression, "impression")
-    raise ValueError(f"section {section!r} does not exist; expected findings, impression, both or first")
 
 
 def _labels(tags: list[str]) -> dict[str, float]:

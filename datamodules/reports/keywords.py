@@ -146,8 +146,8 @@ def keywords_of(report: str, *, words: Container[str] | None = None) -> Keywords
 def verify(report: str, keywords: Keywords) -> Verification:
     """Compare a text with what was asked.
 
-    An asked pathology is found if a mention has its word and status and, where asked, its side and severity. "bilateral"
-    is also found where left and right are stated one by one.
+    An asked pathology is found if a mention has its word and status and, where asked, its side and severity. Asked
+    "bilateral" is also found where left and right are stated one by one.
     """
     mentions = extract(report)
     anatomy = {m.word for m in mentions if m.kind == "anatomy"}
@@ -169,8 +169,8 @@ def verify(report: str, keywords: Keywords) -> Verification:
         if m.status == "absent":
             continue
         of_word = [k for k in asked if k.word == m.word]
-        sides = {k.side for k in of_word}
-        fits = m.side is None or m.side in sides or None in sides or "bilateral" in sides
+        asked_sides = {k.side for k in of_word}
+        fits = m.side is None or bool(asked_sides & {m.side, None, "bilateral"})
         if not of_word or not fits:
             unasked[str(Keyword(m.word, "pathology", m.severity, m.side, m.status == "uncertain"))] = None
     return Verification(tuple(missing), tuple(contradicting), tuple(unasked))

@@ -11,12 +11,8 @@ from typing import Literal
 import numpy as np
 
 from datamodules.reports.labels import FINDINGS
-from datamodules.reports.phrases import Lexicon, Match, Token, lexicon, sentences
-
-Status = Literal["present", "absent", "uncertain"]
-Side = Literal["left", "right", "bilateral"]
-
-JOINTS = frozenset(["and", "or", "nor", ",", "/"])
+from datamodules.reports.modifiers import JOINTS, Finding, Sentence, Side, Status, find_severity, find_sides
+from datamodules.reports.phrases import Match, lexicon, sentences
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ def extract(report: str) -> list[Mention]:
     words = lexicon()
     found: list[Mention] = []
     for number, tokens in enumerate(sentences(report)):
-        found += _Sentence(tokens, number, words).mentions()
+        found += _Reader(Sentence(tokens, words), number).mentions()
     return found
 
 
@@ -81,31 +77,14 @@ def labels_of(report: str) -> np.ndarray:
     return labels
 
 
-@dataclass
-class _Found:
-    """A pathology while its sentence is being read: its tokens, the token that cues act on, its status so far."""
+class _Reader:
+    """The passes that turn one sentence into mentions."""
 
-    first: int
-    last: int
-    at: int
-    word: str
-    status: Status
-    fixed: bool = False
-    history: bool = False
-
-
-class _Sentence:
-    """One sentence: its tokens, its phrases, and the passes that turn them into mentions."""
-
-    def __init__(self, tokens: list[Token], number: int, words: Lexicon) -> None:
-        self.tokens, self.number, self.words = tokens, number, words
-        self.matches = list(words.matches(tokens))
-        self.at: dict[int, Match] = {m.first: m for m in self.matches}
-        # The match that covers each token, for walks that go backwards.
-        self.cover: list[Match | None] = [None] * len(tokens)
-        for match in self.matches:
-            self.cover[match.first : match.last] = [match] * (match.last - match.first)
-        self.alternatives = [i for i, t in enumerate(tokens) if t.text in ("or", "nor")]
+    def __init__(self, sentence: Sentence, number: int) -> None:
+        self.sentence, self.number = sentence, number
+        self.tokens, self.matches, self.words = sentence.tokens, sentence.matches, sentence.words
+        self.at, self.cover = sentence.at, sentence.cover
+        self.alternatives = [i for i, t in enumerate(self.tokens) if t.text in ("or", "nor")]
 
     def mentions(self) -> list[Mention]:
         anatomy = [m for m in self.matches if m.value("anatomy") is not None]
@@ -114,8 +93,8 @@ class _Sentence:
         found = self._forward()
         self._backward(found)
         found = sorted((f for f in found if not f.history), key=lambda f: f.first)
-        sides = self._sides(found)
-        severities = [self._severity(found, k) for k in range(len(found))]
+        sides = find_sides(self.sentence, found)
+        severities = [find_severity(self.sentence, found, k) for k in range(len(found))]
         out = [self._anatomy(match) for match in anatomy]
         for f, side, severity in zip(found, sides, severities, strict=True):
             entity = self.words.entities[f.word]
@@ -132,7 +111,7 @@ class _Sentence:
                 if (
                     self.tokens[i].text in JOINTS
                     or self.tokens[i].text in self.words.functions["verbs"]
-                    or self._ends(i)
+                    or self.sentence.ends(i)
                 ):
                     break
                 if before is not None and before.value("side"):
@@ -142,10 +121,6 @@ class _Sentence:
             word = f"{side} {word}"
         span = self.tokens[match.first].start, self.tokens[match.last - 1].end
         return Mention(*span, word, "anatomy", "present", side, None, None, self.number)  # type: ignore[arg-type]
-
-    def _ends(self, i: int) -> bool:
-        cover = self.cover[i]
-        return cover is not None and cover.value("terminators") is not None
 
     def _starts_statement(self, i: int) -> bool:
         """Whether what follows the joint at token i is a new statement and not the next of a negated list."""
@@ -161,9 +136,9 @@ class _Sentence:
         )
         return new or self.tokens[i + 1].text in self.words.functions["articles"]
 
-    def _forward(self) -> list[_Found]:
+    def _forward(self) -> list[Finding]:
         """Pathologies with the status that cues before them give."""
-        found: list[_Found] = []
+        found: list[Finding] = []
         absent = adjective = uncertain = history = False
         i = 0
         while i < len(self.tokens):
@@ -194,7 +169,7 @@ class _Sentence:
             status: Status = "absent" if absent else "uncertain" if adjective or uncertain else "present"
             word = match.value("pathology")
             if word is not None:
-                found.append(_Found(match.first, match.last, match.first, word, status, history=history))
+                found.append(Finding(match.first, match.last, match.first, word, status, history=history))
             quality = match.value("quality")
             if quality is not None:
                 found += self._compose(match, quality, status, history)
@@ -205,9 +180,13 @@ class _Sentence:
         """Whether a cue that may stand on either side stands behind what it rules: nothing follows it in its clause."""
         if not any(role.kind.endswith("_after") for role in match.roles):
             return False
-        return match.last == len(self.tokens) or self.tokens[match.last].text in (",", ")") or self._ends(match.last)
+        return (
+            match.last == len(self.tokens)
+            or self.tokens[match.last].text in (",", ")")
+            or self.sentence.ends(match.last)
+        )
 
-    def _compose(self, match: Match, quality: str, status: Status, history: bool) -> list[_Found]:
+    def _compose(self, match: Match, quality: str, status: Status, history: bool) -> list[Finding]:
         rules = [r for r in self.words.composed if quality in r.present | r.uncertain | r.absent]
         if not rules:
             return []
@@ -221,7 +200,7 @@ class _Sentence:
                 if quality in rule.uncertain and status == "present":
                     own = "uncertain"
                 first, last = min(match.first, other.first), max(match.last, other.last)
-                found.append(_Found(first, last, match.first, rule.word, own, fixed, history))
+                found.append(Finding(first, last, match.first, rule.word, own, fixed, history))
         return found
 
     def _subjects(self, match: Match) -> list[Match]:
@@ -252,7 +231,7 @@ class _Sentence:
                     break
                 i -= 1
                 continue
-            if self._ends(i) or (before.value("quality") is not None and before.value("severity") is None):
+            if self.sentence.ends(i) or (before.value("quality") is not None and before.value("severity") is None):
                 break
             if before.value("pathology") is not None:
                 break
@@ -261,7 +240,7 @@ class _Sentence:
             i = before.first - 1
         return subjects
 
-    def _backward(self, found: list[_Found]) -> None:
+    def _backward(self, found: list[Finding]) -> None:
         """Let cues that stand behind ("is not seen", "cannot be excluded") act on what precedes them."""
         for match in self.matches:
             kinds = {role.kind for role in match.roles}
@@ -277,7 +256,7 @@ class _Sentence:
             ):
                 continue
             i = match.first - 1
-            while i >= 0 and not self._ends(i):
+            while i >= 0 and not self.sentence.ends(i):
                 cover = self.cover[i]
                 if cover is None and self.tokens[i].text in self.words.functions["verbs"] and i < match.first - 1:
                     break
@@ -287,114 +266,3 @@ class _Sentence:
                     if f.first <= i < f.last and not f.fixed and (f.status != "absent" or status == "absent"):
                         f.status = status
                 i = cover.first - 1 if cover is not None else i - 1
-
-    def _sides(self, found: list[_Found]) -> list[Side | None]:
-        own = [self._own_side(found, k) for k in range(len(found))]
-        lateral = [self.words.entities[f.word].lateral for f in found]
-        sides: list[Side | None] = [s if ok else None for s, ok in zip(own, lateral, strict=True)]
-        for k in range(1, len(found)):  # "left effusion and atelectasis", "right opacity, possibly pneumonia"
-            if sides[k] is None and lateral[k] and sides[k - 1] is not None and self._linked(found[k - 1], found[k]):
-                sides[k] = sides[k - 1]
-        for k in range(len(found) - 2, -1, -1):  # "effusion and atelectasis at the left base"
-            if sides[k] is None and lateral[k] and sides[k + 1] is not None and self._linked(found[k], found[k + 1]):
-                sides[k] = sides[k + 1]
-        if len(found) == 1 and sides[0] is None and lateral[0]:  # "In the right lung there is an opacity."
-            sides[0] = _merge([m.value("side") for m in self.matches])
-        return sides
-
-    def _linked(self, a: _Found, b: _Found) -> bool:
-        between = range(a.last, b.first)
-        return all(
-            self.tokens[i].text in self.words.functions["links"]
-            or ((cover := self.cover[i]) is not None and cover.value("severity") is not None)
-            for i in between
-        )
-
-    def _own_side(self, found: list[_Found], k: int) -> Side | None:
-        f = found[k]
-        low = found[k - 1].last if k else 0
-        high = found[k + 1].first if k + 1 < len(found) else len(self.tokens)
-        inside = _merge([m.value("side") for m in self.matches if f.first <= m.first < f.last])
-        if inside:
-            return inside
-        before: list[str | None] = []
-        i = f.first - 1
-        while i >= low:
-            cover, text = self.cover[i], self.tokens[i].text
-            side = cover.value("side") if cover is not None else None
-            if side is not None:
-                before.append(side)
-            elif (
-                text in self.words.functions["verbs"]
-                or self._ends(i)
-                or (cover is not None and cover.value("quality") == "normal")
-            ):
-                break
-            elif text in JOINTS and (not before or k or not self._side_before(i, low)):
-                if not before:
-                    i -= 1
-                    continue
-                break
-            i = cover.first - 1 if cover is not None else i - 1
-        if before:
-            return _merge(before)
-        after: list[str | None] = []
-        crowded = k + 1 < len(found)
-        i = f.last
-        while i < high:
-            match, text = self.at.get(i), self.tokens[i].text
-            if self._ends(i) and text != "with":
-                break
-            if crowded and text in JOINTS:
-                break
-            if match is not None:
-                after.append(match.value("side"))
-            i = match.last if match is not None else i + 1
-        return _merge(after)
-
-    def _side_before(self, i: int, low: int) -> bool:
-        """Whether the words before the joint at token i are again [side] [anatomy]: "left apex and right base opacity"."""
-        i -= 1
-        while i >= low:
-            cover = self.cover[i]
-            if cover is None:
-                return False
-            if cover.value("side") is not None:
-                return True
-            if cover.value("anatomy") is None:
-                return False
-            i = cover.first - 1
-        return False
-
-    def _severity(self, found: list[_Found], k: int) -> str | None:
-        f = found[k]
-        low = found[k - 1].last if k else 0
-        high = found[k + 1].first if k + 1 < len(found) else len(self.tokens)
-        for i in range(f.last - 1, low - 1, -1):
-            cover, text = self.cover[i], self.tokens[i].text
-            severity = cover.value("severity") if cover is not None else None
-            if severity is not None and not (cover is not None and cover.value("quality") and f.at == cover.first):
-                return severity
-            if i < f.first and (text in JOINTS or text in self.words.functions["verbs"] or self._ends(i)):
-                break
-        # "The effusion is small": only behind a verb; "effusion and a small nodule" does not lend its adjective.
-        verb = False
-        for i in range(f.last, high):
-            cover, text = self.cover[i], self.tokens[i].text
-            verb |= text in self.words.functions["verbs"] or text in ("measuring", "of")
-            if text in JOINTS or self._ends(i):
-                break
-            severity = cover.value("severity") if cover is not None else None
-            if verb and severity is not None:
-                return severity
-        return None
-
-
-def _merge(sides: list[str | None]) -> Side | None:
-    """One side from several: left and right together are bilateral."""
-    named = {s for s in sides if s}
-    if not named:
-        return None
-    if len(named) > 1 or "bilateral" in named:
-        return "bilateral"
-    return named.pop()  # type: ignore[return-value]

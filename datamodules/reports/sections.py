@@ -1,7 +1,7 @@
 """Report sections by header, and the choice of the text that trains: findings, impression or both, with the rule used.
 
-Layouts of de-identified reports differ ("FINDINGS:", "FINDINGS AND IMPRESSION:", no header at all). The last section of a
-name wins, a combined section counts as impression, a report with neither keeps its last paragraph.
+Layouts of de-identified reports differ ("FINDINGS:", "FINDINGS AND IMPRESSION:", no header at all). The last section of
+a name wins, a combined section counts as impression, a report with neither keeps its last paragraph.
 """
 
 import re
@@ -64,8 +64,8 @@ def split_sections(text: str) -> Sections:
     """Split a report at its headers; the last section of a name wins."""
     marks = list(HEADER.finditer(text))
     found: dict[str, str] = {}
-    for mark, after in zip(marks, [*marks[1:], None], strict=True):
-        body = clean(text[mark.end() : after.start() if after else len(text)])
+    for mark, end in zip(marks, [*(m.start() for m in marks[1:]), len(text)], strict=False):
+        body = clean(text[mark.end() : end])
         if body:
             found[BY_HEADER[mark.group(1).lower()]] = body
     findings, impression = found.pop("findings", ""), found.pop("impression", "")
@@ -86,8 +86,8 @@ def choose(sections: Sections, section: Section) -> tuple[str, str]:
             impression. A report with neither header gives its last paragraph, whatever was asked.
 
     Returns:
-        (text, rule), the rule being "findings", "impression", "findings+impression", "last_paragraph", or "none" with an
-        empty text.
+        (text, rule), the rule being "findings", "impression", "findings+impression", "last_paragraph", or "none"
+        with an empty text.
     """
     wanted = {
         "findings": (("findings", sections.findings),),

@@ -134,8 +134,8 @@ class Vocabulary:
     ) -> tuple[list[tuple[str, ...]], np.ndarray]:
         """The pathology sets and their probabilities, re-weighted so that findings have the wanted shares.
 
-        Iterative proportional fitting (Deming and Stephan 1940) over the sets that occurred: within what those sets allow,
-        each finding's share becomes its target and all else stays as proportional as it can.
+        Iterative proportional fitting (Deming and Stephan 1940) over the sets that occurred: within what those sets
+        allow, each finding's share becomes its target and all else stays as proportional as it can.
 
         Args:
             target_marginals: CheXpert finding → share of reports that state it, between 0 and 1.
@@ -317,5 +317,5 @@ def mine(reports: Sequence[str], *, min_count: int, max_words: int = 500) -> Voc
 
 def describe(vocabulary: Vocabulary) -> dict[str, Any]:
     """Counts for a log line."""
-    kinds = Counter(entry.kind for entry in vocabulary.entries.values())
+    kinds: Counter[str] = Counter(entry.kind for entry in vocabulary.entries.values())
     return {"reports": vocabulary.reports, **kinds, "pathology_sets": len(vocabulary.sets), "digest": vocabulary.digest}

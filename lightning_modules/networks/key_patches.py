@@ -1,9 +1,10 @@
 """The key-patch codebook as a network part: entries of (word, feature, VQ codes, positions), and retrieval.
 
 An entry is a patch of a *training* image that shows a word (AdaMatch, arXiv 2312.08078, section 3.3). Its feature is
-the unit mean of the word's and the patch's vector: the word's half carries what the sentence said of it (side, severity),
-the patch's half makes an entry score higher the more its pixels look like the word that asks, so that a patch that was
-merely mentioned beside a finding is not returned for it. All arrays are buffers: a generator's checkpoint holds them.
+the unit mean of the word's and the patch's vector: the word's half carries what the sentence said of it (side,
+severity), the patch's half makes an entry score higher the more its pixels look like the word that asks, so that a
+patch that was merely mentioned beside a finding is not returned for it. All arrays are buffers: a generator's
+checkpoint holds its codebook.
 
 Shapes: E entries, C cells an entry, D the aligner's space, B reports, K clue tokens, Q queries.
 """
@@ -26,6 +27,7 @@ from lightning_modules.networks.tokenizer import WordTokenizer
 
 SCHEMA = 1
 SIDES = {"left": 0, "right": 1}  # the patient's sides; anything else is -1
+NEAREST = 0.5  # least cosine at which a finding without entries of its own takes those of another word
 ARRAYS = ("features", "codes", "positions", "word", "side", "patient")
 
 
@@ -71,6 +73,7 @@ class _Query:
     mention: Mention
     side: int
     promised: bool  # a present finding: it keeps its best entry whatever else scores higher
+    denied: frozenset[str]  # what the report says is absent
 
 
 def patient_hash(patient_id: str) -> int:
@@ -219,6 +222,9 @@ class ClueRetriever(nn.Module):
     def fetch(self, reports: Sequence[str], *, exclude_patients: Sequence[str] | None = None) -> list[list[Fetched]]:
         """The entries that each report fetches, best first.
 
+        A finding that has no entries takes those of its nearest words, but none that the report denies; anatomy without
+        entries fetches nothing.
+
         Every mention that is not negated asks for entries of its word. Each finding that is present keeps at least its
         best entry (one a side if it is bilateral); the rest goes to the highest scores, up to `clue_entries`.
 
@@ -238,9 +244,15 @@ class ClueRetriever(nn.Module):
             hashes = [patient_hash(patient) for patient in exclude_patients]
             patients = torch.tensor([hashes[q.report] for q in queries], device=device)
         scores, entries = self.codebook.retrieve(features, words, sides, patients, count=self.config.clue_entries)
+        of_entry = self.codebook.word.tolist()
         options: list[list[tuple[bool, float, int, str]]] = [[] for _ in reports]
         for query, row_scores, row_entries in zip(queries, scores.tolist(), entries.tolist(), strict=True):
-            found = [(s, e) for s, e in zip(row_scores, row_entries, strict=True) if s > float("-inf")]
+            least = NEAREST if query.mention.word not in self.vocabulary else -1.0
+            found = [
+                (s, e)
+                for s, e in zip(row_scores, row_entries, strict=True)
+                if s >= least and self.config.words[of_entry[e]] not in query.denied
+            ]
             options[query.report] += [
                 (query.promised and rank == 0, s, e, query.mention.word) for rank, (s, e) in enumerate(found)
             ]
@@ -277,12 +289,17 @@ class ClueRetriever(nn.Module):
         words = encode_words(self.text, self.text_out, tokens)
         queries, features = [], []
         for b, (report, spans) in enumerate(zip(reports, tokens.spans, strict=True)):
-            for mention in extract(report):
+            mentions = extract(report)
+            denied = {m.word for m in mentions if m.status == "absent"} - {
+                m.word for m in mentions if m.status != "absent"
+            }
+            for mention in mentions:
                 inside = mention_words(mention, spans)
-                if mention.status == "absent" or not inside:
+                unknown = mention.kind == "anatomy" and mention.word not in self.vocabulary
+                if mention.status == "absent" or unknown or not inside:
                     continue
                 promised = mention.status == "present" and mention.kind == "pathology"
                 sides = [0, 1] if mention.side == "bilateral" else [SIDES.get(mention.side or "", -1)]
-                queries += [_Query(b, mention, side, promised) for side in sides]
+                queries += [_Query(b, mention, side, promised, frozenset(denied)) for side in sides]
                 features += [functional.normalize(words[b, inside].mean(dim=0), dim=0)] * len(sides)
         return queries, torch.stack(features) if features else words.new_zeros(0, words.shape[-1])

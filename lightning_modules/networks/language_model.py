@@ -1,7 +1,7 @@
 """The prompter's language model: a small GPT-2 from scratch or any Hugging Face causal LM, its codec, and sampling.
 
-Sampling is our own loop around the key-value cache of `transformers`: each text has its own stream of random numbers, so
-what is written for a study depends neither on the batch nor on the rank it is in.
+Sampling is our own loop around the key-value cache of `transformers`: each text has its own stream of random numbers,
+so what is written for a study depends neither on the batch nor on the rank it is in.
 
 Legend: B texts, T tokens, V sub-words.
 """
@@ -81,7 +81,7 @@ class Codec:
     def training_batch(
         self, keywords: Sequence[str], reports: Sequence[str], *, max_length: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Padded ids int64 [B,T], mask bool [B,T] of real tokens, targets int64 [B,T], `IGNORED` except in the report."""
+        """Padded ids int64 [B,T], mask bool [B,T] of tokens, targets int64 [B,T], `IGNORED` except in the report."""
         rows, targets = [], []
         for prompt, report in zip(self.prompts(keywords), self.encode(reports), strict=True):
             answer = [*report, self.end]
@@ -96,8 +96,8 @@ class Codec:
 def train_codec(texts: Sequence[str], *, sub_words: int) -> Codec:
     """A byte-level BPE codec trained on reports and prompts."""
     state = train_tokenizer(texts, kind="bpe", vocabulary=sub_words)
-    ids = {token: Tokenizer.from_str(state).token_to_id(token) for token in (BEGIN, SEPARATOR, END, PAD)}
-    return Codec(state, (ids[BEGIN],), (ids[SEPARATOR],), ids[END], ids[PAD])
+    known = Tokenizer.from_str(state).get_vocab()
+    return Codec(state, (known[BEGIN],), (known[SEPARATOR],), known[END], known[PAD])
 
 
 def build_small(config: LanguageModelConfig, codec: Codec) -> nn.Module:
@@ -166,6 +166,7 @@ def generate(
     codec: Codec,
     temperature: float,
     top_p: float,
+    max_length: int,
 ) -> list[list[int]]:
     """Continue prompts by nucleus sampling (Holtzman et al., arXiv 1904.09751) until each ends.
 
@@ -176,6 +177,7 @@ def generate(
         codec: gives `pad` and `end`.
         temperature: divides the logits; 0 takes the most probable token.
         top_p: probability mass that is sampled from, in (0,1].
+        max_length: positions that the model has; a text that reaches it goes on at the last, and is to be cut there.
 
     Returns:
         B lists of new ids, without the end token.
@@ -204,7 +206,7 @@ def generate(
             rows, new, mask, position = rows[keep], new[keep], mask[keep], position[keep]
         ids = new[:, None]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        position = position[:, -1:] + 1
+        position = (position[:, -1:] + 1).clamp(max=max_length - 1)
     return written
 
 

@@ -8,7 +8,6 @@ Shapes: B batch, D code dimension, h × w grid, K codes, N = all vectors of a ba
 """
 
 import contextlib
-import math
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -69,19 +68,24 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
 
 
 def kmeans(vectors: Tensor, count: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Lloyd's algorithm from random vectors; an empty cluster moves to one of the worst-covered vectors.
+    """Lloyd's algorithm from a k-means++ start; an empty cluster moves to one of the worst-covered vectors.
 
     Args:
-        vectors: float32 [N,D]; where N < count, vectors are used repeatedly.
+        vectors: float32 [N,D]; where fewer than `count` differ, some are used repeatedly.
         count: number of clusters K.
         generator: on the CPU, decides the start.
 
     Returns:
         Centres [K,D] and how many vectors each has [K].
     """
-    n = len(vectors)
-    order = torch.randperm(n, generator=generator)
-    centres = vectors[order.repeat(math.ceil(count / n))[:count].to(vectors.device)].clone()
+    first = int(torch.randint(len(vectors), (1,), generator=generator))
+    chosen, error = [first], (vectors - vectors[first]).square().sum(1)
+    for _ in range(count - 1):
+        # The generator is the CPU's, so every device draws the same; where no error is left, any vector will do.
+        weights = error if float(error.max()) > 0 else torch.ones_like(error)
+        chosen.append(int(torch.multinomial(weights.cpu(), 1, generator=generator)))
+        error = torch.minimum(error, (vectors - vectors[chosen[-1]]).square().sum(1))
+    centres = vectors[chosen].clone()
     for _ in range(KMEANS_ROUNDS):
         codes = nearest(vectors, centres)
         sizes = torch.bincount(codes, minlength=count).to(vectors.dtype)

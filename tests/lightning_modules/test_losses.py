@@ -29,9 +29,7 @@ def test_adaptive_weight_is_the_ratio_of_gradients_at_the_last_layer():
 def test_adaptive_weight_is_bounded_where_the_discriminator_says_nothing():
     layer = nn.Conv2d(1, 1, 1)
     out = layer(torch.ones(1, 1, 2, 2))
-    weight = losses.adaptive_weight(
-        out, layer.weight, fidelity=torch.ones_like(out), adversarial=torch.zeros_like(out)
-    )
+    weight = losses.adaptive_weight(out, layer.weight, fidelity=torch.ones_like(out), adversarial=torch.zeros_like(out))
     assert weight.item() == losses.ADAPTIVE_LIMIT
 
 

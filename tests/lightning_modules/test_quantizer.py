@@ -114,11 +114,12 @@ def test_restart_moves_a_dead_code_to_the_worst_covered_vector():
     # Codes 0, 1, 2 are hit exactly, code 3 never; one vector is far from all codes.
     exact = quantizer.codebook[[0, 1, 2]].repeat(10, 1)
     latent = torch.cat([exact, torch.tensor([[30.0, -30.0]])]).T[None, :, None, :]
-    for _ in range(4):
-        quantizer(latent)
-    used = quantizer(latent).codes.unique()
-    assert used.tolist() == [0, 1, 2, 3]
-    assert torch.allclose(quantizer.codebook[3], torch.tensor([30.0, -30.0]), atol=1.0)
+    for _ in range(2):
+        out = quantizer(latent)
+        assert 3 not in out.codes
+    # Its averaged count fell below a tenth of the even share; the one vector with a large error was taken.
+    assert torch.allclose(quantizer.codebook[3], torch.tensor([30.0, -30.0]), atol=1e-4)
+    assert quantizer(latent).codes.flatten()[-1] == 3
 
 
 def test_training_uses_all_codes_of_a_continuous_latent():

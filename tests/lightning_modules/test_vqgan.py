@@ -29,7 +29,7 @@ def test_the_reduction_follows_from_the_number_of_widths(channels, factor, grid)
 
 def test_named_sizes_have_the_grids_they_promise():
     assert {name: (c.resolution, c.grid, c.codes) for name, c in SIZES.items()} == {
-        "tiny": (64, 8, 512),
+        "tiny": (64, 16, 512),
         "small": (128, 16, 1024),
         "base": (256, 16, 1024),
     }
@@ -90,11 +90,11 @@ def test_gradients_reach_every_weight_of_encoder_and_decoder(network):
 
 def test_it_learns_sixteen_images_by_heart():
     torch.manual_seed(0)
-    network = VQGAN(dataclasses.replace(MICRO, channels=(16, 32), codes=128, code_dim=16)).train()
+    network = VQGAN(dataclasses.replace(MICRO, channels=(8, 16), codes=128, code_dim=16)).train()
     coarse = torch.randn(16, 1, 4, 4, generator=torch.Generator().manual_seed(1))
     images = torch.nn.functional.interpolate(coarse, scale_factor=4, mode="bilinear").clamp(-1, 1)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
-    for _ in range(120):
+    for _ in range(80):
         out = network(images)
         loss = (out.reconstruction - images).abs().mean() + 0.25 * out.commitment
         optimizer.zero_grad()
@@ -102,4 +102,4 @@ def test_it_learns_sixteen_images_by_heart():
         optimizer.step()
     network.eval()
     error = (network.decode(network.encode(images)) - images).square().mean()
-    assert 10 * torch.log10(4 / error) > 24
+    assert 10 * torch.log10(4 / error) > 22

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+
+from datamodules.manifest import Box, Drop, Manifest, decode_boxes, encode_boxes, make_manifest
+
+
+def rows(**changes):
+    first = {"image": "a.png", "image_id": "a", "patient_id": "p", "split": "train", "Edema": 1, "view": "PA"}
+    second = {"image": "b.png", "image_id": "b", "patient_id": "q", "split": "test", "Edema": -1, "view": "AP"}
+    return [first, second | changes]
+
+
+def test_defaults_and_labels():
+    manifest = make_manifest(rows(), source="x")
+    assert manifest.frame["study_id"].tolist() == ["a", "b"]
+    assert manifest.frame["report"].tolist() == ["", ""]
+    labels = manifest.labels()
+    assert labels.shape == (2, 14)
+    assert labels[:, 5].tolist() == [1, -1]
+    assert np.isnan(np.delete(labels, 5, axis=1)).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patient_id": "p"}, r"x: patient p is in several splits \['test', 'train'\]"),
+        ({"image_id": "a"}, "image_id = 'a' is given twice"),
+        ({"view": "oblique"}, "image b: view = 'oblique' is not a view"),
+        ({"split": "dev"}, "image b: split = 'dev' is not a split"),
+        ({"Edema": 2}, r"image b: Edema = .*2\.0.* is not a label"),
+    ],
+)
+def test_wrong_rows_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_manifest(rows(**changes), source="x")
+
+
+def test_save_and_load_keep_rows_digest_and_drops(tmp_path):
+    manifest = make_manifest(rows(), source="x", drops=[Drop("no image", ("c", "d"))])
+    manifest.save(tmp_path / "m.parquet")
+    loaded = Manifest.load(tmp_path / "m.parquet")
+    assert loaded.digest() == manifest.digest()
+    assert (loaded.drops[0].reason, loaded.drops[0].count) == ("no image", 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.parquet", "m.parquet.drops.json"]
+
+
+def test_digest_depends_on_every_kind_of_column():
+    base = make_manifest(rows(), source="x").digest()
+    assert make_manifest(rows(), source="x").digest() == base
+    for changes in ({"report": "clear"}, {"Edema": 0}, {"age": 40.0}, {"view": "PA"}, {"image": "c.png"}):
+        assert make_manifest(rows(**changes), source="x").digest() != base
+    assert make_manifest(rows(), source="y").digest() != base
+
+
+def test_boxes_round_trip():
+    boxes = [Box("Edema", 0.1, 0.2, 0.3, 0.4), Box("Fracture", 0.0, 0.0, 1.0, 1.0)]
+    assert decode_boxes(encode_boxes(boxes)) == boxes
+    assert encode_boxes([]) == ""
+    assert decode_boxes("") == []
+
+
+def test_split_takes_its_rows_and_refuses_other_names():
+    manifest = make_manifest(rows(), source="x")
+    assert manifest.split("test").frame["image_id"].tolist() == ["b"]
+    with pytest.raises(ValueError, match="split 'dev' does not exist"):
+        manifest.split("dev")

@@ -1,0 +1,225 @@
+import copy
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from lightning_modules import stages
+from lightning_modules.classifier import FindingClassifier
+from lightning_modules.codebook import ImageCodebook
+from lightning_modules.networks import losses
+from lightning_modules.networks.classifier import ClassifierConfig
+from lightning_modules.networks.vqgan import VQGANConfig
+
+MICRO = VQGANConfig(resolution=16, channels=(8, 16), code_dim=8, codes=16)
+
+
+def rows(n: int) -> list[dict]:
+    coarse = torch.randn(n, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    smooth = functional.interpolate(coarse, scale_factor=4, mode="bilinear").clamp(-1, 1)
+    return [{"image": image, "image_id": f"i{n - i:02d}"} for i, image in enumerate(smooth)]
+
+
+def batch(n: int = 4) -> dict[str, Any]:
+    return {"image": torch.stack([row["image"] for row in rows(n)])}
+
+
+class Data(lightning.LightningDataModule):
+    """Six images, and a record of the tokens it was asked to write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens: dict[str, Any] = {}
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(rows(6), batch_size=4)
+
+    val_dataloader = test_dataloader = predict_dataloader = train_dataloader
+
+    def write_tokens(self, path: Path, **content: Any) -> None:
+        self.tokens = {"path": path, **content}
+
+
+def trainer(folder: Path, **kwargs: Any) -> lightning.Trainer:
+    return lightning.Trainer(
+        **{"max_epochs": 2} | kwargs, default_root_dir=folder, accelerator="cpu", logger=False, num_sanity_val_steps=0,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def classifier_ckpt(tmp_path_factory):
+    torch.manual_seed(0)
+    module = FindingClassifier(ClassifierConfig(resolution=16, channels=(8, 16), dropout=0.0))
+    checkpoint = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+    module.on_save_checkpoint(checkpoint)
+    path = tmp_path_factory.mktemp("features") / "last.ckpt"
+    torch.save(checkpoint, path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory, classifier_ckpt):
+    """A codebook after four steps of all losses, two of them with the discriminator, and its checkpoint."""
+    folder = tmp_path_factory.mktemp("codebook")
+    torch.manual_seed(0)
+    module = ImageCodebook(
+        MICRO, classifier_ckpt=classifier_ckpt, perceptual=0.2, clinical=0.1, discriminator_start=2,
+        discriminator_width=8,
+    )  # fmt: skip
+    fit = trainer(folder, gradient_clip_val=1.0, precision="bf16-mixed")
+    before = copy.deepcopy(module.discriminator.state_dict())
+    fit.fit(module, datamodule=Data())
+    fit.save_checkpoint(folder / "last.ckpt")
+    return module, before, fit, folder / "last.ckpt"
+
+
+@pytest.mark.parametrize("with_features", [False, True])
+def test_one_backward_gives_the_gradients_of_two_separate_optimisers(classifier_ckpt, with_features):
+    torch.manual_seed(0)
+    weights = {"classifier_ckpt": classifier_ckpt, "perceptual": 0.3, "clinical": 0.2} if with_features else {}
+    module = ImageCodebook(
+        MICRO, adversarial=0.7, discriminator_start=0, discriminator_ramp=1, discriminator_width=8, **weights
+    )
+    module.on_fit_start()
+    image = batch()["image"]
+    module.network(image)  # starts the codebook; from here on both computations begin from one state
+    reference = copy.deepcopy(module)
+
+    total, parts = module.both_losses(image)
+    total.backward()
+
+    # Literally: the autoencoder's turn, then the discriminator's, each with a backward pass of its own.
+    out = reference.network(image)
+    fidelity = (out.reconstruction - image).abs().mean()
+    if with_features:
+        extractor = module.features[0]
+        found, target = extractor.output(out.reconstruction), extractor.output(image)
+        fidelity = fidelity + 0.3 * losses.perceptual_distance(found.maps, target.maps)
+        fidelity = fidelity + 0.2 * (found.features - target.features).square().mean()
+    verdict = -reference.discriminator(out.reconstruction).mean()
+    last = reference.network.last_weight
+    ratio = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (fidelity, verdict)]
+    adaptive = (ratio[0] / (ratio[1] + 1e-6)).clamp(max=losses.ADAPTIVE_LIMIT).detach()
+    generator_loss = fidelity + 0.7 * adaptive * verdict + 0.25 * out.commitment
+    network = dict(reference.network.named_parameters())
+    expected = dict(zip(network, torch.autograd.grad(generator_loss, list(network.values())), strict=True))
+    discriminator = dict(reference.discriminator.named_parameters())
+    real, fake = reference.discriminator(image), reference.discriminator(out.reconstruction.detach())
+    hinge = 0.5 * (functional.relu(1 - real).mean() + functional.relu(1 + fake).mean())
+    judged = dict(zip(discriminator, torch.autograd.grad(hinge, list(discriminator.values())), strict=True))
+
+    assert parts["loss"].item() == pytest.approx(generator_loss.item(), rel=1e-4)
+    assert adaptive < losses.ADAPTIVE_LIMIT
+    for name, p in module.network.named_parameters():
+        assert torch.allclose(p.grad, expected[name], atol=1e-6, rtol=1e-4), name
+    for name, p in module.discriminator.named_parameters():
+        assert torch.allclose(p.grad, judged[name], atol=1e-6, rtol=1e-4), name
+    assert max(g.abs().max() for g in expected.values()) > 1e-3
+    assert max(g.abs().max() for g in judged.values()) > 1e-3
+
+
+def test_before_its_start_the_discriminator_has_zero_gradients_but_takes_part():
+    module = ImageCodebook(MICRO, discriminator_start=5, discriminator_width=8)
+    module.both_losses(batch()["image"])[0].backward()
+    assert all(p.grad is not None and not p.grad.any() for p in module.discriminator.parameters())
+    assert module.network.last_weight.grad.any()
+
+
+def test_the_adversarial_weight_rises_linearly_after_the_start(monkeypatch):
+    module = ImageCodebook(MICRO, adversarial=0.4, discriminator_start=10, discriminator_ramp=4)
+    found = []
+    for step in (0, 9, 10, 11, 13, 99):
+        monkeypatch.setattr(ImageCodebook, "global_step", step)
+        found.append(module.adversarial_weight)
+    assert found == pytest.approx([0, 0, 0.1, 0.2, 0.4, 0.4])
+
+
+def test_fitting_trains_both_players_and_measures(fitted):
+    module, before, fit, _ = fitted
+    found = {name: float(value) for name, value in fit.callback_metrics.items()}
+    assert np.isfinite(list(found.values())).all()
+    assert {"train/perceptual", "train/clinical", "train/adversarial", "train/discriminator"} <= set(found)
+    assert 0 < found["validate/usage"] <= 1
+    assert 1 <= found["validate/perplexity"] <= 16
+    # The weights' decay alone would move them by far less.
+    moved = [(p - before[name]).abs().max() for name, p in module.discriminator.named_parameters()]
+    assert max(moved) > 1e-5
+    assert fit.global_step == 4
+
+
+def test_clipping_holds_for_each_player_by_itself():
+    module = ImageCodebook(MICRO, discriminator_width=8)
+    optimizer = module.optimizer([{"params": list(p.parameters())} for p in (module.network, module.discriminator)])
+    for p in module.network.parameters():
+        p.grad = torch.full_like(p, 100.0)
+    for p in module.discriminator.parameters():
+        p.grad = torch.full_like(p, 1e-6)
+    module.configure_gradient_clipping(optimizer, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
+    norm = nn.utils.get_total_norm([p.grad for p in module.network.parameters()])
+    assert norm.item() == pytest.approx(1.0, rel=1e-4)
+    assert all((p.grad == 1e-6).all() for p in module.discriminator.parameters())
+
+
+def test_test_metrics_equal_the_definitions_over_the_whole_split(fitted, tmp_path):
+    module = fitted[0]
+    found = trainer(tmp_path).test(module, datamodule=Data(), verbose=False)[0]
+    image = batch(6)["image"]
+    module.eval()
+    codes = module.encode(image)
+    error = module.decode(codes).detach() - image
+    counts = torch.bincount(codes.flatten(), minlength=16).double()
+    share = counts[counts > 0] / counts.sum()
+    assert found["codebook/psnr"] == pytest.approx(float(10 * torch.log10(4 / error.square().mean())), rel=1e-4)
+    assert found["codebook/l1"] == pytest.approx(float(error.abs().mean()), rel=1e-4)
+    assert found["codebook/usage"] == pytest.approx(float((counts > 0).double().mean()))
+    assert found["codebook/perplexity"] == pytest.approx(float(torch.exp(-(share * share.log()).sum())), rel=1e-4)
+    assert -1 <= found["codebook/ssim"] < 1
+
+
+def test_predict_hands_the_codes_of_all_images_to_the_data_module(fitted, tmp_path):
+    module, _, _, path = fitted
+    data = Data()
+    trainer(tmp_path).predict(module, datamodule=data, ckpt_path=path, weights_only=True)
+    assert data.tokens["path"] == tmp_path / "tokens.safetensors"
+    assert data.tokens["image_ids"] == ["i01", "i02", "i03", "i04", "i05", "i06"]
+    assert data.tokens["checkpoint_digest"] == stages.file_digest(path)
+    assert data.tokens["codes_total"] == 16
+    expected = module.eval().encode(batch(6)["image"]).flip(0)  # ids count down
+    assert np.array_equal(data.tokens["codes"], expected.numpy())
+
+
+def test_predict_without_a_checkpoint_says_what_to_give(tmp_path):
+    with pytest.raises(ValueError, match="--ckpt_path"):
+        trainer(tmp_path).predict(ImageCodebook(MICRO), datamodule=Data())
+
+
+def test_the_checkpoint_rebuilds_the_codebook_without_the_classifier(fitted):
+    module, _, _, path = fitted
+    checkpoint = stages.open_stage(path, stage="codebook")
+    assert not any("features" in name or "frozen" in name for name in checkpoint.state_dict)
+    assert checkpoint.extra["classifier"] == module.features[0].digest
+    rebuilt = ImageCodebook(**checkpoint.config)
+    rebuilt.load_state_dict(checkpoint.state_dict)
+    image = batch()["image"]
+    assert torch.equal(rebuilt.eval()(image), module.eval()(image))
+    assert torch.equal(ImageCodebook.load_from_checkpoint(path).eval()(image), module(image))
+
+
+def test_wrong_stages_changed_classifiers_and_missing_ones_are_refused(fitted, classifier_ckpt, tmp_path):
+    module = ImageCodebook(MICRO, classifier_ckpt=classifier_ckpt, perceptual=1.0)
+    with pytest.raises(ValueError, match="classifier stage, expected the codebook stage"):
+        module.on_load_checkpoint(torch.load(classifier_ckpt, weights_only=True))
+    checkpoint = torch.load(fitted[3], weights_only=True)
+    stages.stamp(checkpoint, stage="codebook", classifier="0" * 64)
+    module.on_load_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match="has changed since this run began"):
+        module.on_fit_start()
+    with pytest.raises(ValueError, match=r"perceptual = 0\.5 and clinical = 0\.0 need"):
+        ImageCodebook(MICRO, perceptual=0.5)
