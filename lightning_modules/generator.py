@@ -10,7 +10,7 @@ import hashlib
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from torch import Tensor
 from datamodules.manifest import Batch
 from datamodules.reports.labels import FINDINGS, VIEWS
 from lightning_modules import stages
+from lightning_modules.classifier import with_schedule
 from lightning_modules.networks.alignment import AlignerConfig
 from lightning_modules.networks.key_patches import ClueRetriever, KeyPatchConfig, load_key_patches
 from lightning_modules.networks.masked_generator import Condition, GeneratorConfig, MaskedGenerator
@@ -48,7 +49,6 @@ class CXRGenerator(LightningModule):
         use_clues: False trains and samples from text and view alone.
         sampling: steps, temperatures, guidance.
         optimizer: makes the optimiser from the parameters.
-        warmup_steps: linear warm-up of the learning rate, then cosine decay to zero over the run.
         label_smoothing: of the cross-entropy.
         drop_text: share of training images whose text is left out (guidance).
         drop_clues: share of training images whose clues are left out.
@@ -65,7 +65,6 @@ class CXRGenerator(LightningModule):
         use_clues: bool = True,
         sampling: SamplingConfig | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
-        warmup_steps: int = 100,
         label_smoothing: float = 0.1,
         drop_text: float = 0.1,
         drop_clues: float = 0.3,
@@ -78,7 +77,6 @@ class CXRGenerator(LightningModule):
         self.use_clues = use_clues
         self.sampling = sampling or SamplingConfig()
         self.optimizer = optimizer
-        self.warmup_steps = warmup_steps
         self.label_smoothing = label_smoothing
         self.drop_text, self.drop_clues = drop_text, drop_clues
         self.sampling_seed = sampling_seed
@@ -99,9 +97,19 @@ class CXRGenerator(LightningModule):
                     "digests": {"codebook": codebook.digest, "aligner": aligner.digest},
                 }
             )
-            self.codebook.part.load_state_dict(codebook.weights("network."))
-            self.retriever.part.load_stages(aligner.weights("network."), arrays)
+            self.vqgan.load_state_dict(codebook.weights("network."))
+            self.clue_retriever.load_stages(aligner.weights("network."), arrays)
             self.network.text.load_state_dict(aligner.weights("network.text."))
+
+    @property
+    def vqgan(self) -> VQGAN:
+        """The frozen codebook."""
+        return cast(VQGAN, self.codebook.part)
+
+    @property
+    def clue_retriever(self) -> ClueRetriever:
+        """The frozen text half of the aligner with its key patches."""
+        return cast(ClueRetriever, self.retriever.part)
 
     def _path(self, name: str) -> str:
         path = self.paths[name]
@@ -136,8 +144,9 @@ class CXRGenerator(LightningModule):
     def on_fit_start(self) -> None:
         """Refuse cached codes or clues that other checkpoints made than those that this generator holds."""
         assert self.parts is not None
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         for cache, stage in (("tokens", "codebook"), ("clues", "aligner")):
-            made_by, held = getattr(self.trainer.datamodule, f"{cache}_digest"), self.parts["digests"][stage]
+            made_by, held = getattr(data, f"{cache}_digest"), self.parts["digests"][stage]
             if made_by is not None and made_by != held:
                 raise ValueError(
                     f"the {cache} cache was made by the {stage} checkpoint {made_by[:12]}, but this generator holds "
@@ -158,7 +167,7 @@ class CXRGenerator(LightningModule):
 
     def retrieve(self, report: list[str]) -> Tensor:
         """Clues int64 [B,K,2] of reports from the key-patch codebook."""
-        return self.retriever.part.clues(report)
+        return self.clue_retriever.clues(report)
 
     @torch.no_grad()
     def sample(
@@ -186,7 +195,7 @@ class CXRGenerator(LightningModule):
     def decode(self, codes: Tensor) -> Tensor:
         """Image codes int64 [B,N] → float32 [B,1,H,W] in [-1,1]."""
         grid = self.network.config.grid
-        return self.codebook.part.decode(codes.view(-1, grid, grid)).float().clamp(-1, 1)
+        return self.vqgan.decode(codes.view(-1, grid, grid)).float().clamp(-1, 1)
 
     def decode_random(self, n: int, seed: int) -> Tensor:
         """Radiographs [n,1,H,W] of codes drawn uniformly: what the decoder alone would score."""
@@ -197,7 +206,7 @@ class CXRGenerator(LightningModule):
             return torch.cat([self.decode(part.to(self.device)) for part in codes.split(64)])
 
     def _batch_condition(self, batch: Batch) -> tuple[Tensor, Condition]:
-        codes = batch["codes"] if "codes" in batch else self.codebook.part.encode(batch["image"])
+        codes = batch["codes"] if "codes" in batch else self.vqgan.encode(batch["image"])
         clues = batch["clues"] if "clues" in batch else self.retrieve(batch["report"])
         return codes.flatten(1), self.condition(batch["report"], batch["view"], clues)
 
@@ -303,13 +312,6 @@ class CXRGenerator(LightningModule):
         os.replace(temporary, path)
 
     def configure_optimizers(self) -> Any:
-        """The optimiser with warm-up and cosine decay by step."""
+        """The optimiser, its learning rate warmed up and falling along a cosine."""
         optimizer = self.optimizer([p for p in self.network.parameters() if p.requires_grad])
-        total = int(self.trainer.estimated_stepping_batches)
-
-        def factor(step: int) -> float:
-            warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
-            return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, total))))
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return with_schedule(optimizer, steps=self.trainer.estimated_stepping_batches)

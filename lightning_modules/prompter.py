@@ -51,8 +51,8 @@ class ReportPrompter(lightning.LightningModule):
         vocabulary: vocabulary.json of `python -m datamodules vocabulary`; None mines it from the training reports. Read
             at fit; its text travels in the checkpoint.
         language_model: id or folder of a Hugging Face causal LM to fine-tune instead; read at fit.
-        min_count: reports that a word must occur in, where the vocabulary is mined here; fewer in a data set of less than
-            100 × min_count reports.
+        min_count: reports that a word must occur in, where the vocabulary is mined here; fewer where there are less
+            than 100 × min_count reports.
         optimizer: from parameters to the optimiser.
         warmup_steps: steps of linear warm-up before the cosine.
         candidates: texts written at most for one set of keywords, until one is verified.

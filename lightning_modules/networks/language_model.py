@@ -141,7 +141,8 @@ def load_pretrained(name: str) -> tuple[nn.Module, Codec]:
     separator = Tokenizer.from_str(state).encode("\nReport: ", add_special_tokens=False).ids
     begin = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    return model, Codec(state, begin, tuple(separator), tokenizer.eos_token_id, pad)
+    # from_pretrained leaves the model in eval mode; it is opened here to be trained.
+    return model.train(), Codec(state, begin, tuple(separator), tokenizer.eos_token_id, pad)
 
 
 def architecture(model: Any) -> str:

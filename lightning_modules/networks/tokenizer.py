@@ -63,7 +63,7 @@ def train_tokenizer(texts: Sequence[str], *, kind: Literal["wordpiece", "bpe"], 
         tokenizer.normalizer = normalizers.Lowercase()
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.decoder = decoders.WordPiece()
-        trainer = trainers.WordPieceTrainer(
+        trainer: trainers.Trainer = trainers.WordPieceTrainer(
             vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False, min_frequency=2
         )
     else:
@@ -87,7 +87,7 @@ class WordTokenizer:
         self.state = state
         self.tokenizer = Tokenizer.from_str(state)
         self.pad_id, self.unknown_id, self.begin_id, self.end_id, self.separator_id = (
-            self.tokenizer.token_to_id(token) for token in SPECIAL
+            int(self.tokenizer.token_to_id(token) or 0) for token in SPECIAL
         )
 
     def __len__(self) -> int:

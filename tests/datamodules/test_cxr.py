@@ -1,3 +1,5 @@
+"""CXRDataModule's batches, filters, caches and prompts, and the command line of the package."""
+
 import json
 
 import numpy as np
@@ -135,7 +137,7 @@ class Recorder(LightningModule):
     def validation_step(self, batch, _):
         self.seen["validate"] += batch["image_id"]
 
-    def test_step(self, batch, _index):
+    def test_step(self, batch):
         self.seen["test"] += batch["image_id"]
 
     def predict_step(self, batch, _):
@@ -186,7 +188,7 @@ def test_codes_and_clues_come_by_image_id(make, tmp_path):
         plain.write_clues(clues_path, image_ids=ids, clues=clues, checkpoint_digest="ali")
     with_tokens = make(tokens=str(tokens_path))
     with pytest.raises(ValueError, match=r"positions are expected in \[-1, 4\) and found in \[1, 4\]"):
-        with_tokens.write_clues(clues_path, image_ids=ids, clues=clues + [0, 1], checkpoint_digest="ali")
+        with_tokens.write_clues(clues_path, image_ids=ids, clues=np.add(clues, [0, 1]), checkpoint_digest="ali")
     with_tokens.write_clues(clues_path, image_ids=ids, clues=clues, checkpoint_digest="ali")
     # Served to a subset, without images.
     data = make(tokens=str(tokens_path), clues=str(clues_path), views=["PA"], images=False)

@@ -1,3 +1,5 @@
+"""The layouts nih, openi and table on hand-made folders, their error messages, and the real sets where they are."""
+
 import io
 import tarfile
 from pathlib import Path

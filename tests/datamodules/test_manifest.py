@@ -1,3 +1,5 @@
+"""The manifest: its checks, its round trip, its digest."""
+
 import numpy as np
 import pytest
 

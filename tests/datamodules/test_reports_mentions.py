@@ -1,3 +1,5 @@
+"""Mention extraction: hand-made sentences, labels, spans, and the phantom grammar against its own labels."""
+
 import time
 
 import numpy as np

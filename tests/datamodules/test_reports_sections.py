@@ -1,3 +1,5 @@
+"""Report sections: headers, blanks, fall-backs and the recorded rule."""
+
 import pytest
 
 from datamodules.reports.sections import choose, split_sections

@@ -1,3 +1,5 @@
+"""Vocabulary and keywords: counts by hand, round trips, sampling."""
+
 import dataclasses
 import hashlib
 import json

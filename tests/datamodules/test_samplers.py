@@ -1,3 +1,5 @@
+"""The rows of each rank, against one rank with the union batch."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

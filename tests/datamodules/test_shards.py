@@ -1,3 +1,5 @@
+"""Reading pictures, boxes as masks, and the store of resized images."""
+
 import numpy as np
 import pytest
 from PIL import Image

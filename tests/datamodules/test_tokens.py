@@ -1,3 +1,5 @@
+"""Token and clue caches: round trips, and what is refused."""
+
 import numpy as np
 import pytest
 

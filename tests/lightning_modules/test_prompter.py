@@ -1,3 +1,5 @@
+"""ReportPrompter: learns eight reports by heart, travels in its checkpoint, writes prompts."""
+
 import json
 from collections import Counter
 from itertools import pairwise

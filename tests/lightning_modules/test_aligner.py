@@ -1,0 +1,181 @@
+"""WordPatchAligner through a real Trainer: it learns, keeps its checkpoint, and makes key patches of training studies."""
+
+import json
+from pathlib import Path
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from datamodules.cxr import CXRDataModule
+from datamodules.reports.mentions import extract
+from datamodules.tokens import TokenCache
+from lightning_modules import stages
+from lightning_modules.aligner import WordPatchAligner
+from lightning_modules.networks.alignment import AlignerConfig
+from lightning_modules.networks.key_patch_build import KeyPatchOptions
+
+TINY = AlignerConfig(
+    resolution=16, patch=4, width=32, depth=1, heads=2, dim=32, dropout=0.0, vocabulary=300, text_width=32
+)
+
+
+def trainer(root: Path, **options: object) -> lightning.Trainer:
+    settings: dict = {"max_epochs": 1, "accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    settings |= {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    settings |= {"use_distributed_sampler": False, "default_root_dir": root}
+    return lightning.Trainer(**(settings | options))
+
+
+def data(folder: Path, **options: object) -> CXRDataModule:
+    settings: dict = {"layout": "phantom", "layout_options": {"studies": 60, "seed": 3}, "size": 16, "batch_size": 16}
+    return CXRDataModule(**(settings | {"cache_dir": str(folder / "cache")} | options))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+    """A folder with an aligner checkpoint, a token cache, key patches and clues; and the test metrics."""
+    folder = tmp_path_factory.mktemp("aligner")
+    lightning.seed_everything(0, verbose=False)
+    module = WordPatchAligner(
+        TINY, key_patch_options=KeyPatchOptions(top_pairs=20, word_quota=6, word_floor=2), least_cases=1
+    )
+    served = data(folder, masks=True)
+    fit = trainer(folder, max_epochs=2)
+    fit.fit(module, served)
+    path = folder / "aligner.ckpt"
+    fit.save_checkpoint(path)
+    (metrics,) = trainer(folder).test(module, data(folder, masks=True), ckpt_path=path, verbose=False)
+    rows = served.manifest.frame
+    codes = np.random.default_rng(0).integers(0, 64, (len(rows), 4, 4))
+    served.write_tokens(
+        folder / "tokens.safetensors",
+        image_ids=rows["image_id"].tolist(),
+        codes=codes,
+        checkpoint_digest="c" * 64,
+        codes_total=64,
+    )
+    tokens = data(folder, tokens=str(folder / "tokens.safetensors"))
+    trainer(folder).predict(module, tokens, ckpt_path=path, return_predictions=False)
+    return folder, dict(metrics)
+
+
+def test_checkpoint_rebuilds_the_same_aligner(made: tuple[Path, dict[str, float]]) -> None:
+    path = made[0] / "aligner.ckpt"
+    opened = stages.open_stage(path, stage="aligner")
+    assert opened.config == {"network": TINY.__dict__}
+    rebuilt = WordPatchAligner(**opened.config)
+    assert rebuilt.config == TINY
+    first = WordPatchAligner.load_from_checkpoint(path, map_location="cpu").eval()
+    second = WordPatchAligner.load_from_checkpoint(path, map_location="cpu").eval()
+    image, report = torch.rand(2, 1, 16, 16) * 2 - 1, ["Large left pleural effusion.", "Clear lungs."]
+    a, b = first.align(image, report), second.align(image, report)
+    assert torch.equal(a.similarity, b.similarity)
+    assert a.similarity.shape == (2, 5, 16)
+    assert a.similarity.abs().max() <= 1.0001
+    assert a.words[1] == ["clear", "lungs", "."]
+    assert [report[1][x:y] for x, y in a.spans[1]] == ["Clear", "lungs", "."]
+    assert opened.weights("network.text.").keys() == first.network.text.state_dict().keys()  # type: ignore[union-attr]
+
+
+def test_metrics_and_their_references(made: tuple[Path, dict[str, float]]) -> None:
+    metrics = made[1]
+    rows = data(made[0]).manifest.split("test").frame
+    assert metrics["aligner/retrieval_pairs"] == len(rows)
+    assert 0 < metrics["aligner/pointing_chance"] < metrics["aligner/pointing_centre"] <= 1
+    assert metrics["aligner/recall_at_1"] <= metrics["aligner/recall_at_5"] <= metrics["aligner/recall_at_10"]
+    distinct = rows["report"].nunique() == len(rows)
+    if distinct:
+        assert metrics["aligner/recall_at_1_chance"] == pytest.approx(1 / len(rows))
+
+
+def test_key_patches_come_from_training_studies_only(made: tuple[Path, dict[str, float]]) -> None:
+    folder = made[0]
+    lines = [json.loads(line) for line in (folder / "key_patches.jsonl").read_text().splitlines()]
+    frame = data(folder).manifest.frame.set_index("image_id")
+    assert {frame.loc[line["image_id"], "split"] for line in lines} == {"train"}
+    counts = {word: sum(line["word"] == word for line in lines) for word in {line["word"] for line in lines}}
+    assert max(counts.values()) <= 6
+    codes = TokenCache.load(folder / "tokens.safetensors", kind="codes")
+    for line in lines:
+        grid = codes.values[codes.index[line["image_id"]]].reshape(-1)
+        assert line["codes"] == [int(grid[position]) for position in line["positions"]]
+        x0, y0, _, _ = line["box"]
+        assert line["positions"] == [round(y0 * 4) * 4 + round(x0 * 4)]  # patch grid = code grid here
+        asserted = {m.word for m in extract(frame.loc[line["image_id"], "report"]) if m.status != "absent"}
+        assert line["word"] in asserted
+    arrays = load_file(folder / "key_patches.safetensors")
+    torch.testing.assert_close(arrays["features"].norm(dim=1), torch.ones(len(lines)))
+    assert (folder / "atlas.png").stat().st_size > 0
+
+
+def test_clue_cache_agrees_with_the_verb_and_leaves_out_the_patient(made: tuple[Path, dict[str, float]]) -> None:
+    folder = made[0]
+    cache = TokenCache.load(folder / "clues.safetensors", kind="clues", manifest_digest=data(folder).clues_key)
+    assert cache.checkpoint_digest == stages.file_digest(folder / "aligner.ckpt")
+    module = WordPatchAligner.load_from_checkpoint(
+        folder / "aligner.ckpt", map_location="cpu", key_patches=str(folder / "key_patches.safetensors")
+    ).eval()
+    frame = data(folder).manifest.frame.head(8)
+    reports, patients = frame["report"].tolist(), frame["patient_id"].tolist()
+    wanted = module.clues(reports, exclude_patients=patients)
+    assert wanted.shape == (8, 24, 2)
+    assert np.array_equal(cache.values[[cache.index[i] for i in frame["image_id"]]], wanted.numpy())
+    lines = [json.loads(line) for line in (folder / "key_patches.jsonl").read_text().splitlines()]
+    fetched = module.retriever[0].fetch(reports, exclude_patients=patients)
+    assert any(fetched)
+    for patient, report, row in zip(patients, reports, fetched, strict=True):
+        assert patient not in {lines[found.entry]["patient_id"] for found in row}
+        denied = {m.word for m in extract(report) if m.status == "absent"}
+        asserted = {m.word for m in extract(report) if m.status != "absent"}
+        assert not {found.word for found in row} & (denied - asserted)
+
+
+def test_what_is_missing_is_said(made: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+    folder = made[0]
+    with pytest.raises(ValueError, match="the aligner has no weights: give --ckpt_path"):
+        trainer(tmp_path).test(WordPatchAligner(TINY), data(folder), verbose=False)
+    module = WordPatchAligner.load_from_checkpoint(folder / "aligner.ckpt", map_location="cpu")
+    with pytest.raises(ValueError, match="the aligner has no key patches: run `python main.py predict`"):
+        module.clues(["Cardiomegaly."])
+    with pytest.raises(ValueError, match="the data has no token cache"):
+        trainer(tmp_path).predict(WordPatchAligner(TINY), data(folder), ckpt_path=folder / "aligner.ckpt")
+    checkpoint = torch.load(folder / "aligner.ckpt", weights_only=True)
+    checkpoint[stages.KEY]["stage"] = "codebook"
+    torch.save(checkpoint, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match="codebook stage, expected the aligner stage"):
+        trainer(tmp_path).test(WordPatchAligner(TINY), data(folder), ckpt_path=tmp_path / "other.ckpt")
+
+
+def test_a_planted_test_study_is_passed_over(made: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+    folder = made[0]
+    module = WordPatchAligner.load_from_checkpoint(folder / "aligner.ckpt", map_location="cpu").eval()
+    served = data(folder, tokens=str(folder / "tokens.safetensors"))
+    served.setup("predict")
+    batch = next(iter(served.predict_dataloader()))
+    module.splits = dict.fromkeys(batch["image_id"], "test")
+    module.predict_step(batch, 0)
+    assert module.builder.candidates() == ([], [])
+    module.splits[batch["image_id"][0]] = "train"
+    with torch.no_grad():
+        module.predict_step(batch, 0)
+    pairs, _ = module.builder.candidates()
+    assert {c.image_id for pair in pairs for c in pair} <= {batch["image_id"][0]}
+
+
+def test_it_learns_eight_pairs_by_heart(tmp_path: Path) -> None:
+    lightning.seed_everything(0, verbose=False)
+    module = WordPatchAligner(
+        TINY, optimizer=lambda params: torch.optim.AdamW(params, lr=3e-3), cosine=False, same_labels=0.0
+    )
+    served = data(tmp_path, layout_options={"studies": 60, "seed": 3}, limit=8, batch_size=8)
+    trainer(tmp_path, max_epochs=60, limit_val_batches=0).fit(module, served)
+    module.eval()
+    module.on_test_epoch_start()
+    with torch.no_grad():
+        module.test_step(next(iter(served.train_dataloader())), 0)
+    scores = module._scores(8)
+    assert scores["retrieval_pairs"] == 8
+    assert scores["recall_at_1"] == 1.0

@@ -1,0 +1,118 @@
+"""The generator's module on a real tiny chain: samples, seeds, clues, written data set."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.layouts import read
+from datamodules.reports.labels import FINDINGS
+from lightning_modules import stages
+from lightning_modules.generator import CXRGenerator, image_seed
+from lightning_modules.networks.masked_generator import GeneratorConfig
+from main import main
+from tests.chain import Chain
+
+REPORTS = ["There is a large left pleural effusion.", "The lungs are clear.", "Mild cardiomegaly."]
+VIEW = torch.tensor([0, 1, 0])
+
+
+@pytest.fixture(scope="module")
+def generator(chain: Chain) -> CXRGenerator:
+    return CXRGenerator.load_from_checkpoint(chain.path("generator"), weights_only=True).eval().float()
+
+
+def test_a_checkpoint_alone_is_enough_to_sample(generator: CXRGenerator) -> None:
+    images = generator.sample(REPORTS, VIEW, seed=3)
+    assert images.shape == (3, 1, 32, 32)
+    assert images.dtype == torch.float32
+    assert images.min() >= -1
+    assert images.max() <= 1
+    assert torch.equal(images, generator.sample(REPORTS, VIEW, seed=3))
+    assert not torch.equal(images, generator.sample(REPORTS, VIEW, seed=4))
+
+
+def test_an_image_is_made_from_its_own_seed_whatever_stands_beside_it(generator: CXRGenerator) -> None:
+    seeds = torch.tensor([11, 12, 13])
+    together = generator.sample(REPORTS, VIEW, seed=seeds)
+    alone = generator.sample(REPORTS[1:2], VIEW[1:2], seed=seeds[1:2])
+    # Codes are equal unless floating-point order decides a tie; then a cell of 4 × 4 pixels differs.
+    assert (together[1:2] != alone).float().mean() < 0.05
+
+
+def test_seeds_are_stable_numbers() -> None:
+    assert image_seed(0, "a") == image_seed(0, "a") != image_seed(1, "a")
+    assert 0 <= image_seed(5, -1, "study") < 2**63
+    assert image_seed(0, "phantom-0-000001") == 5401410243611308439
+
+
+def test_decoded_images_are_those_of_the_codebook(generator: CXRGenerator, chain: Chain) -> None:
+    opened = stages.open_stage(chain.path("codebook"), stage="codebook")
+    codes = torch.arange(64).view(1, 64) % 32
+    for name, value in opened.weights("network.").items():
+        assert torch.equal(generator.vqgan.state_dict()[name].float(), value.float()), name
+    expected = generator.vqgan.decode(codes.view(1, 8, 8)).clamp(-1, 1)
+    assert torch.equal(generator.decode(codes), expected)
+    assert generator.decode_random(5, seed=1).shape == (5, 1, 32, 32)
+    assert torch.equal(generator.decode_random(5, seed=1), generator.decode_random(5, seed=1))
+
+
+def test_former_stages_stay_frozen_while_training(generator: CXRGenerator) -> None:
+    generator.train()
+    assert generator.network.training
+    assert not generator.vqgan.training
+    assert not any(p.requires_grad for p in generator.vqgan.parameters())
+    assert not any(p.requires_grad for p in generator.clue_retriever.parameters())
+    assert all(p.requires_grad for p in generator.network.parameters())
+    generator.eval()
+
+
+def test_an_untrained_generator_says_what_is_missing() -> None:
+    module = CXRGenerator(network=GeneratorConfig())
+    with pytest.raises(ValueError, match="give --ckpt_path"):
+        module.sample(REPORTS, VIEW)
+    with pytest.raises(ValueError, match=r"model\.init_args\.codebook_ckpt"):
+        module.setup("fit")
+
+
+def test_without_clues_the_clues_change_nothing(generator: CXRGenerator) -> None:
+    clues = torch.tensor([[[1, 2], [3, 4]]] * 3)
+    none = torch.full_like(clues, -1)
+    assert not torch.equal(
+        generator.condition(REPORTS, VIEW, clues).clues, generator.condition(REPORTS, VIEW, none).clues
+    )
+    generator.use_clues = False
+    try:
+        assert torch.equal(generator.condition(REPORTS, VIEW, clues).clues, none)
+    finally:
+        generator.use_clues = True
+
+
+def test_predict_writes_a_data_set_that_the_table_layout_reads(chain: Chain, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    lines = [json.loads(line) for line in chain.path("prompter", "prompts.jsonl").read_text().splitlines()]
+    assert lines
+    prompts.write_text("\n".join(json.dumps({"study_id": row["study_id"], "report": "Clear."}) for row in lines))
+    main(
+        [
+            *chain.arguments("predict", "generator", configs=("configs/experiment/prompted.yaml",)),
+            f"--run_dir={tmp_path}",
+            f"--data.init_args.prompts={prompts}",
+            "--data.init_args.tokens=null",
+            "--data.init_args.clues=null",
+        ]
+    )
+    samples = tmp_path / "samples"
+    table = pd.read_csv(samples / "samples.csv")
+    assert (table["report"] == "Clear.").any()
+    picture = Image.open(samples / table["image"][0])
+    assert picture.size == (32, 32)
+    assert picture.mode == "L"
+    manifest = read("table", str(samples / "samples.csv"), text_column="report", view_column="view")
+    assert len(manifest) == len(table)
+    assert set(FINDINGS) <= set(manifest.frame.columns)
+    assert not list(samples.glob(".*.tmp"))
+    assert (samples / "contact_sheet.png").is_file()

@@ -1,0 +1,126 @@
+"""The pointing game and retrieval on constructed similarities."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from datamodules.reports.labels import FINDINGS
+from lightning_modules.networks.pointing import (
+    Pair,
+    PointingCase,
+    case_scores,
+    heat_maps,
+    pointing_cases,
+    pointing_hits,
+    recall_at,
+    retrieval_scores,
+)
+from lightning_modules.networks.tokenizer import WordTokenizer, train_tokenizer
+
+EFFUSION = FINDINGS.index("Pleural Effusion")
+
+
+def one_hot_patches(place: int) -> torch.Tensor:
+    """[4,2]: a 2 × 2 grid whose patch `place` is the query's direction."""
+    patches = torch.tensor([[0.0, 1.0]]).repeat(4, 1)
+    patches[place] = torch.tensor([1.0, 0.0])
+    return patches
+
+
+def quadrant(place: int) -> torch.Tensor:
+    mask = torch.zeros(8, 8, dtype=torch.bool)
+    row, column = divmod(place, 2)
+    mask[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = True
+    return mask
+
+
+def test_heat_maps_peak_at_the_patch_and_are_row_major() -> None:
+    query = torch.tensor([[1.0, 0.0]])
+    for place in range(4):
+        heat = heat_maps(query, one_hot_patches(place)[None], size=(8, 8))
+        assert heat.shape == (1, 8, 8)
+        assert heat.max().item() == pytest.approx(1.0)
+        for other in range(4):
+            assert pointing_hits(heat, quadrant(other)[None]).tolist() == [place == other]
+
+
+def test_cases_are_present_findings_with_a_mask() -> None:
+    report = "Large right pleural effusion. No pneumothorax. Possible consolidation. Cardiomegaly."
+    tokens = WordTokenizer(train_tokenizer([report] * 4, kind="wordpiece", vocabulary=200))([report], max_length=60)
+    words = torch.zeros(1, tokens.word_mask.shape[1], 2)
+    for i, word in enumerate(tokens.words[0]):
+        # Only the mention's own words point to the patch: "large" and "right" would point elsewhere.
+        words[0, i] = torch.tensor([1.0, 0.0] if word in ("pleural", "effusion") else [-1.0, 0.0])
+    masks = torch.zeros(1, len(FINDINGS), 8, 8, dtype=torch.bool)
+    for finding in ("Pleural Effusion", "Pneumothorax", "Consolidation"):
+        masks[0, FINDINGS.index(finding)] = quadrant(2)
+    batch = {"image_id": ["i"], "report": [report], "masks": masks}
+    cases = pointing_cases(batch, tokens, words=words, patches=one_hot_patches(2)[None])  # type: ignore[arg-type]
+    # The pneumothorax is denied, the consolidation is not sure, the big heart has no mask.
+    assert [(case.finding, case.start, case.hit) for case in cases] == [(EFFUSION, report.index("pleural"), True)]
+    assert np.unpackbits(cases[0].mask).sum() == 16
+    assert not pointing_cases(batch, tokens, words=words, patches=one_hot_patches(0)[None])[0].hit  # type: ignore[arg-type]
+
+
+def test_scores_by_hand() -> None:
+    query = np.array([1.0, 0.0], dtype=np.float32)
+
+    def case(number: int, finding: int, *, hit: bool, place: int) -> PointingCase:
+        bits = np.packbits(quadrant(place).numpy().reshape(-1))
+        return PointingCase(f"c{number}", 0, finding, query, hit, bits)
+
+    cases = [case(i, EFFUSION, hit=i < 3, place=2 if i < 2 else 3) for i in range(4)]
+    cases += [case(4, 2, hit=True, place=0), case(5, 2, hit=True, place=0), case(6, 3, hit=False, place=0)]
+    # The only other image always points at quadrant 2.
+    pairs = [Pair(0, "x", one_hot_patches(2), torch.zeros(1, 2), 0)]
+    scores = case_scores(cases, pairs, size=(8, 8), least=2)
+    assert scores["pointing/pleural_effusion"] == 0.75
+    assert scores["pointing/cardiomegaly"] == 1.0
+    assert "pointing/lung_opacity" not in scores  # one case only
+    assert scores["pointing"] == pytest.approx((0.75 + 1) / 2)
+    assert scores["pointing_chance"] == pytest.approx(0.25)
+    assert scores["pointing_centre"] == pytest.approx((0.5 + 1) / 2)  # half of the effusions are in either quadrant
+    assert scores["pointing_other_image"] == pytest.approx((0.5 + 0) / 2)
+    assert scores["pointing_micro"] == pytest.approx(5 / 7)
+    assert scores["pointing_cases"] == 7
+    assert case_scores([], pairs, size=(8, 8), least=1) == {}
+
+
+def test_a_case_is_never_its_own_other_image() -> None:
+    bits = np.packbits(quadrant(2).numpy().reshape(-1))
+    cases = [PointingCase("a", 0, EFFUSION, np.array([1.0, 0.0], np.float32), True, bits)]
+    pairs = [
+        Pair(n, name, one_hot_patches(place), torch.zeros(1, 2), n)
+        for n, (name, place) in enumerate([("a", 2), ("b", 1)])
+    ]
+    assert case_scores(cases, pairs, size=(8, 8), least=1)["pointing_other_image"] == 0.0
+
+
+def test_recall_counts_ties_against_and_its_chance_is_that_of_random_order() -> None:
+    scores = torch.tensor([[0.9, 0.5, 0.1], [0.9, 0.5, 0.1], [0.5, 0.5, 0.5]])
+    recalls, chances = recall_at(scores, torch.eye(3, dtype=torch.bool), ks=(1, 2, 3))
+    assert recalls == pytest.approx([1 / 3, 2 / 3, 1.0])  # the third row's right one stands behind its ties
+    assert chances == pytest.approx([1 / 3, 2 / 3, 1.0])
+    same = torch.tensor([[True, True, False, False]])
+    recalls, chances = recall_at(torch.tensor([[0.1, 0.8, 0.9, 0.2]]), same, ks=(1, 2))
+    assert recalls == [0.0, 1.0]
+    assert chances == pytest.approx([0.5, 1 - (2 * 1) / (4 * 3)])
+    random = torch.rand(4000, 12, generator=torch.Generator().manual_seed(0))
+    right = torch.zeros(4000, 12, dtype=torch.bool)
+    right[:, :3] = True
+    recalls, chances = recall_at(random, right, ks=(2,))
+    assert recalls[0] == pytest.approx(chances[0], abs=0.02)
+
+
+def test_retrieval_takes_identical_reports_as_right() -> None:
+    directions = functional.normalize(torch.eye(3), dim=-1)
+    pairs = [
+        Pair(0, "a", directions[:1], directions[:1], 5),
+        Pair(1, "b", directions[:1], directions[:1], 5),
+        Pair(2, "c", directions[1:2], torch.cat([directions[1:2], directions[2:]]), 6),
+    ]
+    scores = retrieval_scores(pairs)
+    assert scores["recall_at_1"] == 1.0
+    assert scores["recall_at_1_chance"] == pytest.approx((2 / 3 + 2 / 3 + 1 / 3) / 3)
+    assert scores["retrieval_pairs"] == 3
