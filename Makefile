@@ -66,17 +66,17 @@ CODE_generator := lightning_modules/generator.py $(CODE_text) $(addprefix $(NETW
 CODE_prompter := lightning_modules/prompter.py $(NETWORKS)/tokenizer.py
 
 # The chain from images with reports to evaluated samples.
-# $(1) run folder of the chain, $(2) configs of the data (and the size), $(3) folder of experiment configs or empty
+# $(1) name of the chain: runs/$(1) and, where there are some, configs/experiment/$(1)/*.yaml; $(2) texts that it needs
 stage_configs = -c configs/base.yaml -c configs/$(2).yaml $(if $(wildcard configs/experiment/$(1)/$(2).yaml),-c configs/experiment/$(1)/$(2).yaml)
 define chain
-runs/$(1)/classifier/fit.done: $$(CODE_classifier) $$(CORE) configs/classifier.yaml $(wildcard configs/experiment/$(1)/classifier.yaml) $(2) | .venv/installed
+runs/$(1)/classifier/fit.done: $$(CODE_classifier) $$(CORE) configs/classifier.yaml $(wildcard configs/experiment/$(1)/classifier.yaml) | .venv/installed
 	$$(call fit,runs/$(1)/classifier,$(call stage_configs,$(1),classifier))
 
 runs/$(1)/classifier/metrics.json: runs/$(1)/classifier/fit.done
 	$$(call test_stage,runs/$(1)/classifier,$(call stage_configs,$(1),classifier))
 
 # The feature network of the losses is another run with another seed: the judge must not have been optimised against.
-runs/$(1)/features/fit.done: $$(CODE_classifier) $$(CORE) configs/classifier.yaml $(wildcard configs/experiment/$(1)/classifier.yaml) $(2) | .venv/installed
+runs/$(1)/features/fit.done: $$(CODE_classifier) $$(CORE) configs/classifier.yaml $(wildcard configs/experiment/$(1)/classifier.yaml) | .venv/installed
 	$$(call fit,runs/$(1)/features,$(call stage_configs,$(1),classifier) --seed_everything=1)
 
 runs/$(1)/codebook/fit.done: runs/$(1)/features/fit.done runs/$(1)/classifier/fit.done $$(CODE_codebook) $$(CORE) configs/codebook.yaml $(wildcard configs/experiment/$(1)/codebook.yaml) | .venv/installed
@@ -88,7 +88,7 @@ runs/$(1)/codebook/metrics.json: runs/$(1)/codebook/fit.done runs/$(1)/classifie
 runs/$(1)/codebook/tokens.safetensors: runs/$(1)/codebook/fit.done
 	$$(call predict_stage,runs/$(1)/codebook,$(call stage_configs,$(1),codebook))
 
-runs/$(1)/aligner/fit.done: runs/$(1)/codebook/tokens.safetensors $$(CODE_aligner) configs/aligner.yaml $(wildcard configs/experiment/$(1)/aligner.yaml) | .venv/installed
+runs/$(1)/aligner/fit.done: runs/$(1)/codebook/tokens.safetensors $$(CODE_aligner) configs/aligner.yaml $(wildcard configs/experiment/$(1)/aligner.yaml) $(2) | .venv/installed
 	$$(call fit,runs/$(1)/aligner,$(call stage_configs,$(1),aligner))
 
 runs/$(1)/aligner/metrics.json: runs/$(1)/aligner/fit.done
@@ -141,7 +141,7 @@ $(eval $(call chain,nih,runs/nih/prompts.jsonl))
 
 # Label-only data: the prompter trained on the phantom writes each study's text from its labels and view.
 runs/nih/prompts.jsonl: runs/demo/prompter/fit.done
-	$(PY) main.py predict $(PROMPTER) -c configs/data/nih.yaml --run_dir=runs/nih/prompter --ckpt_path=$(call last,runs/demo/prompter)
+	$(PY) main.py predict $(PROMPTER) -c configs/data/nih.yaml --data.init_args.text_only=false --data.init_args.images=false --run_dir=runs/nih/prompter --ckpt_path=$(call last,runs/demo/prompter)
 	cp runs/nih/prompter/prompts.jsonl $@
 
 NIH_RUN := $(foreach s,classifier codebook aligner generator,runs/nih/$(s)/metrics.json)

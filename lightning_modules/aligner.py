@@ -278,11 +278,18 @@ class WordPatchAligner(LightningModule):
         self.splits = dict(zip(frame["image_id"], frame["split"], strict=True))
         self.builder = KeyPatchBuilder(self.options)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect word-patches of the batch's training images; the images of other splits are passed over."""
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, list[str]]:
+        """Collect word-patches of the batch's training images; the images of other splits are passed over.
+
+        Returns:
+            {"image_id": those that were taken}.
+        """
         train = [b for b, image_id in enumerate(batch["image_id"]) if self.splits[image_id] == "train"]
-        if not train:
-            return
+        if train:
+            self._add(batch, train)
+        return {"image_id": [batch["image_id"][b] for b in train]}
+
+    def _add(self, batch: Batch, rows: list[int]) -> None:
         network, tokens = self._network(), self._tokens(batch["report"])
         patches, words = network.patches(batch["image"]), network.words(tokens)
         similarity = cosines(words, patches)
@@ -292,7 +299,7 @@ class WordPatchAligner(LightningModule):
         boxes = [tuple(box) for box in patch_boxes(self.config).tolist()]
         height, width = batch["codes"].shape[1:]
         cells = [cells_of_box(box, height=height, width=width, coverage=self.options.coverage) for box in boxes]
-        for b in train:
+        for b in rows:
             codes = batch["codes"][b].flatten().tolist()
             found = []
             for mention in extract(batch["report"][b]):

@@ -1,6 +1,7 @@
-"""WordPatchAligner through a real Trainer: it learns, keeps its checkpoint, and makes key patches of training studies."""
+"""WordPatchAligner through a real Trainer: it learns, keeps its checkpoint, makes key patches of training studies."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import lightning
@@ -20,6 +21,15 @@ from lightning_modules.networks.key_patch_build import KeyPatchOptions
 TINY = AlignerConfig(
     resolution=16, patch=4, width=32, depth=1, heads=2, dim=32, dropout=0.0, vocabulary=300, text_width=32
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks this small lose more to waiting threads than they win."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def trainer(root: Path, **options: object) -> lightning.Trainer:
@@ -138,7 +148,7 @@ def test_what_is_missing_is_said(made: tuple[Path, dict[str, float]], tmp_path: 
     with pytest.raises(ValueError, match="the aligner has no weights: give --ckpt_path"):
         trainer(tmp_path).test(WordPatchAligner(TINY), data(folder), verbose=False)
     module = WordPatchAligner.load_from_checkpoint(folder / "aligner.ckpt", map_location="cpu")
-    with pytest.raises(ValueError, match="the aligner has no key patches: run `python main.py predict`"):
+    with pytest.raises(ValueError, match=r"the aligner has no key patches: run `python main\.py predict`"):
         module.clues(["Cardiomegaly."])
     with pytest.raises(ValueError, match="the data has no token cache"):
         trainer(tmp_path).predict(WordPatchAligner(TINY), data(folder), ckpt_path=folder / "aligner.ckpt")

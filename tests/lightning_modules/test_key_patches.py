@@ -195,7 +195,9 @@ def test_every_present_finding_keeps_a_clue_and_the_rest_goes_to_the_best() -> N
 
 
 def test_a_finding_without_entries_takes_its_neighbours_but_none_that_is_denied() -> None:
-    part = retriever([("cardiomegaly", "", "p1", 5, 7), ("pulmonary edema", "", "p2", 6, 7)], clue_entries=4, clue_tokens=3)
+    part = retriever(
+        [("cardiomegaly", "", "p1", 5, 7), ("pulmonary edema", "", "p2", 6, 7)], clue_entries=4, clue_tokens=3
+    )
     reports = ["Left pneumothorax.", "Left pneumothorax. No edema.", "Lungs are clear."]
     tokens = part.tokenizer(reports[:1], max_length=CONFIG.max_length)
     word = encode_words(part.text, part.text_out, tokens)[0, 1]  # "pneumothorax"
@@ -207,7 +209,9 @@ def test_a_finding_without_entries_takes_its_neighbours_but_none_that_is_denied(
 
 
 def test_the_best_entry_wins_a_position() -> None:
-    part = retriever([("pulmonary edema", "", "p1", 5, 7), ("pulmonary edema", "", "p2", 6, 7)], clue_entries=4, clue_tokens=3)
+    part = retriever(
+        [("pulmonary edema", "", "p1", 5, 7), ("pulmonary edema", "", "p2", 6, 7)], clue_entries=4, clue_tokens=3
+    )
     tokens = part.tokenizer(["Pulmonary edema."], max_length=CONFIG.max_length)
     word = encode_words(part.text, part.text_out, tokens)[0, 0]
     part.codebook.features[0], part.codebook.features[1] = -word, word
