@@ -7,11 +7,10 @@ patches of the training split and the clues that every report of the data set fe
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
@@ -21,9 +20,9 @@ from torch.nn import functional
 from datamodules.manifest import Batch
 from datamodules.reports.mentions import extract
 from lightning_modules import stages
-from lightning_modules.classifier import with_schedule
 from lightning_modules.networks.alignment import (
     AlignerConfig,
+    Alignment,
     AlignmentNetwork,
     compact,
     content_mask,
@@ -36,6 +35,7 @@ from lightning_modules.networks.key_patch_build import (
     KeyPatchBuilder,
     KeyPatchOptions,
     cells_of_box,
+    crop,
     select,
     write_atlas,
     write_key_patches,
@@ -49,27 +49,11 @@ from lightning_modules.networks.pointing import (
     retrieval_scores,
     text_number,
 )
+from lightning_modules.networks.ranks import gather_items
 from lightning_modules.networks.tokenizer import Tokens, WordTokenizer, train_tokenizer
+from lightning_modules.schedule import with_schedule
 
 STAGE = "aligner"
-Item = TypeVar("Item")
-
-
-@dataclasses.dataclass(frozen=True)
-class Alignment:
-    """Which patch shows which word.
-
-    Attributes:
-        similarity: cosines, float32 [B,W,P]; rows beyond a report's words mean nothing.
-        words: each report's words.
-        spans: each word's (start, end) in its report.
-        boxes: the patches in fractions of the image (x0, y0, x1, y1), float32 [P,4].
-    """
-
-    similarity: Tensor
-    words: list[list[str]]
-    spans: list[list[tuple[int, int]]]
-    boxes: Tensor
 
 
 class WordPatchAligner(LightningModule):
@@ -246,8 +230,8 @@ class WordPatchAligner(LightningModule):
             self.cases += pointing_cases(batch, tokens, words=words, patches=patches)
 
     def _scores(self, limit: int) -> dict[str, float]:
-        pairs = sorted(_gathered(self.pairs), key=lambda pair: pair.order)[:limit]
-        cases = sorted(_gathered(self.cases), key=lambda case: (case.image_id, case.start))
+        pairs = sorted(gather_items(self.pairs), key=lambda pair: pair.order)[:limit]
+        cases = sorted(gather_items(self.cases), key=lambda case: (case.image_id, case.start))
         self.pairs, self.cases = [], []
         if not pairs:
             return {}
@@ -322,16 +306,12 @@ class WordPatchAligner(LightningModule):
                         feature=functional.normalize(word + patches[b, p], dim=0).cpu().numpy(),
                         codes=tuple(codes[cell] for cell in cells[p]),
                         positions=tuple(cells[p]),
-                        pixels=self._pixels(batch["image"][b, 0], boxes[p]) if self.options.atlas else None,
+                        pixels=crop(batch["image"][b, 0], boxes[p], around=self.config.patch // 2)
+                        if self.options.atlas
+                        else None,
                     )
                 )
             self.builder.add(found, split=self.splits[batch["image_id"][b]])
-
-    def _pixels(self, image: Tensor, box: tuple[float, ...]) -> np.ndarray:
-        size, around = self.config.resolution, self.config.patch // 2
-        x0, y0, x1, y1 = (round(edge * size) for edge in box)
-        crop = image[max(0, y0 - around) : y1 + around, max(0, x0 - around) : x1 + around]
-        return ((crop.float() + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
 
     def on_predict_epoch_end(self) -> None:
         """Write key_patches.safetensors, key_patches.jsonl, atlas.png and clues.safetensors to `default_root_dir`."""
@@ -339,7 +319,7 @@ class WordPatchAligner(LightningModule):
         root = Path(self.trainer.default_root_dir)
         pairs, floor = self.builder.candidates()
         self.builder = KeyPatchBuilder(self.options)
-        entries = select(_gathered(pairs), _gathered(floor), options=self.options)
+        entries = select(gather_items(pairs), gather_items(floor), options=self.options)
         digest = stages.file_digest(str(self.trainer.ckpt_path))
         path = root / "key_patches.safetensors"
         if self.trainer.is_global_zero:
@@ -374,14 +354,5 @@ class WordPatchAligner(LightningModule):
             part = share[start : start + step]
             clues = self.clues([row[1] for row in part], exclude_patients=[row[2] for row in part]).cpu().numpy()
             found += [(row[0], clue) for row, clue in zip(part, clues, strict=True)]
-        by_id = dict(_gathered(found))
+        by_id = dict(gather_items(found))
         return {row[0]: by_id[row[0]] for row in rows}
-
-
-def _gathered(items: list[Item]) -> list[Item]:
-    """The items of all ranks, in order of rank."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return items
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, items)
-    return [item for part in parts for item in part]

@@ -24,7 +24,9 @@ from datamodules.manifest import Batch
 from datamodules.reports.labels import FINDINGS
 from lightning_modules import stages
 from lightning_modules.networks.classifier import ClassifierConfig, ClassifierOutput, FindingNetwork
-from lightning_modules.networks.quantizer import distributed, float32, sum_over_ranks
+from lightning_modules.networks.quantizer import float32
+from lightning_modules.networks.ranks import distributed, sum_over_ranks
+from lightning_modules.schedule import with_schedule
 
 STAGE = "classifier"
 
@@ -223,19 +225,6 @@ class FindingClassifier(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Refuse another stage's checkpoint."""
         stages.check_stage(checkpoint, stage=STAGE)
-
-
-def with_schedule(optimizer: torch.optim.Optimizer, *, steps: float) -> dict[str, Any]:
-    """Lightning's optimiser dictionary: warm-up over 2 % of the steps, half a cosine to 0; constant without an end."""
-    warmup = max(1.0, 0.02 * steps) if math.isfinite(steps) else 100.0
-
-    def factor(step: int) -> float:
-        rise = min(1.0, (step + 1) / warmup)
-        fall = 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))) if math.isfinite(steps) else 1.0
-        return rise * fall
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 class FrozenFindingClassifier(nn.Module):

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import lightning
 import numpy as np
 import torch
-import torch.distributed as dist
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
@@ -28,11 +27,13 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 
 from datamodules.manifest import Batch
 from lightning_modules import stages
-from lightning_modules.classifier import FrozenFindingClassifier, with_schedule
+from lightning_modules.classifier import FrozenFindingClassifier
 from lightning_modules.networks import losses
 from lightning_modules.networks.discriminator import PatchDiscriminator
-from lightning_modules.networks.quantizer import CodeUsage, distributed, float32
+from lightning_modules.networks.quantizer import CodeUsage, float32
+from lightning_modules.networks.ranks import gather_items
 from lightning_modules.networks.vqgan import VQGAN, VQGANConfig
+from lightning_modules.schedule import with_schedule
 
 STAGE = "codebook"
 
@@ -272,15 +273,11 @@ class ImageCodebook(lightning.LightningModule):
 
     def on_predict_epoch_end(self) -> None:
         """Write `<default_root_dir>/tokens.safetensors` from the codes of all ranks, sorted by image id."""
-        found = [self.written]
-        if distributed():
-            parts: list[Any] = [None] * self.trainer.world_size
-            dist.gather_object(self.written, parts if self.trainer.is_global_zero else None)
-            found = [part for part in parts if part is not None]
+        found = gather_items(self.written)
         self.written = []
         if self.trainer.is_global_zero:
             # A sampler that pads ranks repeats images: once each is enough.
-            rows = dict(sorted((row for part in found for row in part), key=lambda row: row[0]))
+            rows = dict(sorted(found, key=lambda row: row[0]))
             path = Path(self.trainer.default_root_dir) / "tokens.safetensors"
             self.trainer.datamodule.write_tokens(  # type: ignore[attr-defined]
                 path,

@@ -23,13 +23,14 @@ from torch import Tensor
 from datamodules.manifest import Batch
 from datamodules.reports.labels import FINDINGS, VIEWS
 from lightning_modules import stages
-from lightning_modules.classifier import with_schedule
 from lightning_modules.networks.alignment import AlignerConfig
 from lightning_modules.networks.key_patches import ClueRetriever, KeyPatchConfig, load_key_patches
 from lightning_modules.networks.masked_generator import Condition, GeneratorConfig, MaskedGenerator
+from lightning_modules.networks.ranks import gather_items
 from lightning_modules.networks.sampling import SamplingConfig, sample_codes, seeded_uniform
 from lightning_modules.networks.tokenizer import WordTokenizer
 from lightning_modules.networks.vqgan import VQGAN, VQGANConfig
+from lightning_modules.schedule import with_schedule
 
 
 def image_seed(seed: int, *parts: object) -> int:
@@ -281,13 +282,9 @@ class CXRGenerator(LightningModule):
 
     def on_predict_epoch_end(self) -> None:
         """Write samples.csv, a data set in the `table` layout, and a contact sheet."""
-        gathered: list[Any] = [self.written]
-        if self.trainer.world_size > 1:
-            gathered = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(gathered, self.written)
+        rows = sorted(gather_items(self.written), key=lambda row: row["image"])
         if not self.trainer.is_global_zero:
             return
-        rows = sorted((row for part in gathered for row in part), key=lambda row: row["image"])
         folder = self._samples_folder()
         temporary = folder / ".samples.csv.tmp"
         pd.DataFrame(rows).to_csv(temporary, index=False)

@@ -35,7 +35,7 @@ from lightning_modules.networks.language_model import (
     rebuild,
     train_codec,
 )
-from lightning_modules.networks.quantizer import distributed, sum_over_ranks
+from lightning_modules.networks.ranks import distributed, gather_items, sum_over_ranks
 from lightning_modules.networks.report_writer import Sampling, Written, write_reports
 from lightning_modules.networks.text_metrics import DistinctNgrams, Ratio
 
@@ -328,11 +328,7 @@ class ReportPrompter(lightning.LightningModule):
 
     def on_predict_epoch_end(self) -> None:
         """Gather all ranks' rows; rank 0 writes prompts.jsonl, one line a study, sorted by study."""
-        parts: list[Any] = [self._rows]
-        if distributed():
-            parts = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(parts, self._rows)
-        rows = {study: row for part in parts for study, row in part.items()}
+        rows = dict(gather_items(list(self._rows.items())))
         if not self.trainer.is_global_zero:
             return
         empty = sorted(study for study, row in rows.items() if not row["report"])

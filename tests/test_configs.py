@@ -75,7 +75,9 @@ def test_the_callbacks_of_the_shipped_configs_write_their_metrics(chain: Chain, 
 
 
 @pytest.mark.parametrize("file", BY_FOLDER["trainer"])
-def test_trainer_configs_make_a_trainer(chain: Chain, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trainer_configs_make_a_trainer(
+    chain: Chain, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     arguments = chain.arguments("fit", "classifier", f"--run_dir={tmp_path}", "--trainer.max_steps=1", configs=(file,))
     arguments = [a for a in arguments if not (file.endswith("online.yaml") and a.startswith("--trainer.logger"))]
@@ -90,9 +92,7 @@ def test_sweep_points_are_parsed_as_an_agent_sends_them(stage: str, chain: Chain
     assert sweep["program"] == "main.py"
     assert sweep["command"][-1] == "${args}"
     assert sweep["command"][:3] == ["${env}", "${interpreter}", "${program}"]
-    point = {
-        key: spec["values"][-1] if "values" in spec else spec["min"] for key, spec in sweep["parameters"].items()
-    }
+    point = {key: spec["values"][-1] if "values" in spec else spec["min"] for key, spec in sweep["parameters"].items()}
     shipped = [item for item in sweep["command"][3:-1] if item != "-c"]
     assert shipped == ["fit", "configs/base.yaml", f"configs/{stage}.yaml", "configs/trainer/wandb_online.yaml"]
     agent = [f"--{key}={value}" for key, value in point.items()]
@@ -169,7 +169,9 @@ def test_the_environment_names_the_root(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_main_prints_its_help_as_a_process() -> None:
-    result = subprocess.run([sys.executable, "main.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(
+        [sys.executable, "main.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     assert result.returncode == 0
     assert "predict" in result.stdout
 

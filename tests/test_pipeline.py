@@ -1,4 +1,4 @@
-"""Stages across processes: two gloo ranks against one, resuming, and testing after the former stages' files are gone."""
+"""Stages across processes: two gloo ranks against one, resuming, testing after the former stages are gone."""
 
 import json
 import os
@@ -64,7 +64,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_ranks_train_the_same_weights_as_one(chain: Chain, stage: str, tmp_path: Path) -> None:
-    """Half the batch on each rank is the whole batch on one, to 2e-3 of a weight (sums in another order, several steps)."""
+    """Half the batch on each rank is the whole batch on one, to 2e-3 of a weight (sums in another order)."""
     for name, extra in (("one", ()), ("two", TWO_RANKS)):
         arguments = chain.arguments("fit", stage, *EXACT, *NO_DROPOUT.get(stage, ()), "--trainer.limit_train_batches=3")
         if extra:

@@ -78,6 +78,23 @@ class AlignerConfig:
         )
 
 
+@dataclass(frozen=True)
+class Alignment:
+    """Which patch shows which word.
+
+    Attributes:
+        similarity: cosines, float32 [B,W,P]; rows beyond a report's words mean nothing.
+        words: each report's words.
+        spans: each word's (start, end) in its report.
+        boxes: the patches in fractions of the image (x0, y0, x1, y1), float32 [P,4].
+    """
+
+    similarity: Tensor
+    words: list[list[str]]
+    spans: list[list[tuple[int, int]]]
+    boxes: Tensor
+
+
 class PatchEncoder(nn.Module):
     """Radiographs to one unit vector a patch: strided convolutions, then transformer blocks over the patch grid."""
 

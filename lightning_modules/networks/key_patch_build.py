@@ -85,6 +85,14 @@ class Candidate:
         return (-self.score, self.image_id, self.word, self.box)
 
 
+def crop(image: Tensor, box: tuple[float, ...], *, around: int) -> np.ndarray:
+    """The pixels of a box (fractions) and of `around` pixels beside it, uint8, from image float [S,S] in [-1,1]."""
+    size = image.shape[-1]
+    x0, y0, x1, y1 = (round(edge * size) for edge in box)
+    part = image[max(0, y0 - around) : y1 + around, max(0, x0 - around) : x1 + around]
+    return ((part.float() + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
+
+
 def cells_of_box(box: Box, *, height: int, width: int, coverage: float = 0.5) -> list[int]:
     """Places (row * width + column) of the grid cells of which a box covers at least `coverage`.
 

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_modules.networks.quantizer import distributed, sum_over_ranks
+from lightning_modules.networks.ranks import distributed, sum_over_ranks
 
 # With an untrained discriminator the ratio of gradients explodes; taming's bound of 1e4 lets it ruin reconstructions.
 ADAPTIVE_LIMIT = 100.0

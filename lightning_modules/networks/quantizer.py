@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import Metric
 
+from lightning_modules.networks.ranks import distributed, gather_rows, sum_over_ranks
+
 Gradient = Literal["rotation", "straight-through"]
 KMEANS_ROUNDS = 10
 KMEANS_VECTORS_A_CODE = 64
@@ -27,33 +29,6 @@ class Quantized(NamedTuple):
     vectors: Tensor  # float32 [B,D,h,w], the codes' vectors; gradients reach the input
     codes: Tensor  # int64 [B,h,w]
     commitment: Tensor  # float32 scalar, mean squared distance of the input from its (constant) codes
-
-
-def distributed() -> bool:
-    """Whether several ranks take part."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def sum_over_ranks(x: Tensor) -> Tensor:
-    """The sum of x over all ranks; x itself where there is one."""
-    if distributed():
-        x = x.contiguous()
-        dist.all_reduce(x)
-    return x
-
-
-def gather_rows(x: Tensor) -> Tensor:
-    """[N_r,D] of every rank, in rank order: [sum of N_r, D]. Ranks may hold different numbers of rows."""
-    if not distributed():
-        return x
-    sizes = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=x.device)
-    sizes[dist.get_rank()] = len(x)
-    dist.all_reduce(sizes)
-    # Collectives need equal shapes: pad to the longest rank and cut afterwards.
-    padded = functional.pad(x, (0, 0, 0, int(sizes.max()) - len(x))).contiguous()
-    parts = [torch.empty_like(padded) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[:size] for part, size in zip(parts, sizes.tolist(), strict=True)])
 
 
 def float32(device: torch.device) -> contextlib.AbstractContextManager:

@@ -1,3 +1,5 @@
+"""FindingClassifier: masked loss, AUROC, augmentation, its frozen form, checkpoints."""
+
 import math
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""ImageCodebook: one backward for both players, metrics, token cache, checkpoints."""
+
 import copy
 from pathlib import Path
 from typing import Any

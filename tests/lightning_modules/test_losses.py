@@ -1,3 +1,5 @@
+"""Hinge, adaptive weight, perceptual and clinical distances against hand-computed values."""
+
 import math
 
 import pytest

@@ -1,3 +1,5 @@
+"""The vector quantiser: nearest code, EMA, k-means start, restart, ranks."""
+
 import copy
 import math
 
@@ -12,12 +14,11 @@ from torch import Tensor
 from lightning_modules.networks.quantizer import (
     CodeUsage,
     VectorQuantizer,
-    gather_rows,
     kmeans,
     nearest,
     rotate,
-    sum_over_ranks,
 )
+from lightning_modules.networks.ranks import gather_rows, sum_over_ranks
 
 
 def hand_made(**kwargs: object) -> VectorQuantizer:

@@ -91,3 +91,15 @@ def test_a_text_encoder_refuses_no_vocabulary_and_too_long_texts() -> None:
     encoder = TextEncoder(TextEncoderConfig(vocabulary=9, width=8, heads=2, max_length=4))
     with pytest.raises(ValueError, match="5 sub-words is longer than max_length 4"):
         encoder(torch.zeros(1, 5, dtype=torch.long), torch.ones(1, 5, dtype=torch.bool))
+
+
+def test_attention_on_cpu_is_the_fused_one() -> None:
+    torch.manual_seed(0)
+    attention = Attention(8, 2)
+    x, context = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
+    mask = torch.tensor([[True, True, False, False, True], [True] * 5])
+    q = attention.query(x).view(2, 3, 2, 4).transpose(1, 2)
+    k, v = (part.view(2, 5, 2, 4).transpose(1, 2) for part in attention.key_value(context).chunk(2, dim=-1))
+    fused = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
+    expected = attention.out(fused.transpose(1, 2).flatten(2))
+    assert torch.allclose(attention(x, context, mask), expected, atol=1e-6)

@@ -1,3 +1,5 @@
+"""The VQ autoencoder: sizes, codes, overfitting, bf16."""
+
 import dataclasses
 
 import pytest
