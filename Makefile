@@ -12,6 +12,8 @@ PYTEST := $(PY) -m pytest
 # Without these, glibc gives each large buffer back to the system and faults it in again: 1.7-3.4 times slower on CPU.
 export MALLOC_MMAP_THRESHOLD_ := 4294967296
 export MALLOC_TRIM_THRESHOLD_ := 17179869184
+# Waiting threads sleep: a spinning one takes the core from whatever else runs.
+export OMP_WAIT_POLICY := PASSIVE
 export PYTHONUNBUFFERED := 1
 export TOKENIZERS_PARALLELISM := false
 export WANDB_SILENT := true

@@ -186,7 +186,7 @@ def test_the_sbatch_file_is_clean_and_asks_for_one_task_a_gpu() -> None:
     assert "--ntasks-per-node=4" in text
     assert "--gpus-per-node=4" in text
     assert "--signal=SIGUSR1@90" in text
-    assert "--ckpt_path" not in text.split("main.py", 1)[1]
+    assert "--ckpt_path" not in text.split("main.py fit", 1)[1]
 
 
 def test_the_command_line_file_stays_small() -> None:

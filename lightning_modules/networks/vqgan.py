@@ -22,6 +22,8 @@ class VQGANConfig:
         resolution: height and width of the image in pixels.
         channels: widths from full resolution to the grid; each further entry halves the resolution, so (a, b, c) is f4
             and (a, b, c, d) is f8.
+        stem: pixels a side that are folded into channels before the first convolution and unfolded after the last
+            (Shi et al., arXiv 1609.05158); 2 makes each pass about 4 times cheaper at the same widths, 1 folds nothing.
         blocks: residual blocks of the encoder at each resolution; the decoder has one more at the lowest.
         attention: one self-attention layer at the lowest resolution, on both sides.
         code_dim: dimension of a code's vector.
@@ -31,6 +33,7 @@ class VQGANConfig:
 
     resolution: int = 64
     channels: tuple[int, ...] = (32, 64, 128)
+    stem: int = 1
     blocks: int = 1
     attention: bool = False
     code_dim: int = 64
@@ -44,7 +47,7 @@ class VQGANConfig:
         if self.resolution % self.factor:
             raise ValueError(
                 f"resolution {self.resolution} is not a multiple of {self.factor}, the reduction that "
-                f"{len(self.channels)} channel widths give; change one of the two"
+                f"{len(self.channels)} channel widths and stem {self.stem} give; change one of them"
             )
         odd = [width for width in self.channels if width % 8]
         if odd:
@@ -53,7 +56,7 @@ class VQGANConfig:
     @property
     def factor(self) -> int:
         """Pixels a code's cell is wide."""
-        return 2 ** (len(self.channels) - 1)
+        return self.stem * 2 ** (len(self.channels) - 1)
 
     @property
     def grid(self) -> int:
@@ -127,7 +130,7 @@ class Upsample(nn.Module):
 def encoder(config: VQGANConfig) -> nn.Sequential:
     """Image [B,1,H,W] → latent [B,D,h,w]."""
     widths = config.channels
-    layers: list[nn.Module] = [nn.Conv2d(1, widths[0], 3, padding=1)]
+    layers: list[nn.Module] = [nn.PixelUnshuffle(config.stem), nn.Conv2d(config.stem**2, widths[0], 3, padding=1)]
     for level, width in enumerate(widths):
         if level:
             layers.append(nn.Conv2d(widths[level - 1], width, 3, stride=2, padding=1))
@@ -139,7 +142,7 @@ def encoder(config: VQGANConfig) -> nn.Sequential:
 
 
 def decoder(config: VQGANConfig) -> nn.Sequential:
-    """Latent [B,D,h,w] → image [B,1,H,W]; the last layer is a convolution (see `VQGAN.last_weight`)."""
+    """Latent [B,D,h,w] → image [B,1,H,W]; the last but one is a convolution (see `VQGAN.last_weight`)."""
     widths = config.channels[::-1]
     layers: list[nn.Module] = [nn.Conv2d(config.code_dim, widths[0], 3, padding=1), ResidualBlock(widths[0], widths[0])]
     if config.attention:
@@ -148,7 +151,8 @@ def decoder(config: VQGANConfig) -> nn.Sequential:
         if level:
             layers.append(Upsample(widths[level - 1], width))
         layers += [ResidualBlock(width, width) for _ in range(config.blocks)]
-    layers += [norm(widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], 1, 3, padding=1)]
+    layers += [norm(widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], config.stem**2, 3, padding=1)]
+    layers.append(nn.PixelShuffle(config.stem))
     return nn.Sequential(*layers)
 
 
@@ -173,7 +177,7 @@ class VQGAN(nn.Module):
     @property
     def last_weight(self) -> Tensor:
         """The weight of the decoder's last convolution, where VQ-GAN compares gradients."""
-        last = self.decoder[-1]
+        last = self.decoder[-2]
         assert isinstance(last, nn.Conv2d)
         return last.weight
 
