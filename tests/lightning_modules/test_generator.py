@@ -40,7 +40,7 @@ def test_an_image_is_made_from_its_own_seed_whatever_stands_beside_it(generator:
     together = generator.sample(REPORTS, VIEW, seed=seeds)
     alone = generator.sample(REPORTS[1:2], VIEW[1:2], seed=seeds[1:2])
     # Codes are equal unless floating-point order decides a tie; then a cell of 4 × 4 pixels differs.
-    assert (together[1:2] != alone).float().mean() < 0.05
+    assert ((together[1:2] - alone).abs() > 1e-3).float().mean() < 0.05
 
 
 def test_seeds_are_stable_numbers() -> None:
@@ -55,7 +55,7 @@ def test_decoded_images_are_those_of_the_codebook(generator: CXRGenerator, chain
     for name, value in opened.weights("network.").items():
         assert torch.equal(generator.vqgan.state_dict()[name].float(), value.float()), name
     expected = generator.vqgan.decode(codes.view(1, 8, 8)).clamp(-1, 1)
-    assert torch.equal(generator.decode(codes), expected)
+    assert torch.allclose(generator.decode(codes), expected, atol=1e-5)
     assert generator.decode_random(5, seed=1).shape == (5, 1, 32, 32)
     assert torch.equal(generator.decode_random(5, seed=1), generator.decode_random(5, seed=1))
 
