@@ -43,9 +43,10 @@ lint: .venv/installed ## ruff, mypy, shellcheck
 	.venv/bin/shellcheck configs/slurm/*.sbatch .ci/run
 
 # --- one chain of stages -----------------------------------------------------------------------------------------------
-# $(1) run folder, $(2) the configs. A finished run whose inputs changed starts anew; an interrupted one goes on.
+# $(1) run folder, $(2) the configs. A run whose inputs changed starts anew; one that was only interrupted goes on.
 define fit
-	@if [ -e $(1)/fit.done ]; then rm -rf $(1)/fit.done $(1)/checkpoints; fi
+	@if [ -e $(1)/fit.done ] || { [ -e $(call last,$(1)) ] && [ -n "$$(find $^ -newer $(call last,$(1)) -print -quit)" ]; }; then \
+	  rm -rf $(1)/fit.done $(1)/checkpoints; fi
 	$(PY) main.py fit $(2) --run_dir=$(1) --ckpt_path=last
 	@touch $(1)/fit.done
 endef

@@ -1,4 +1,4 @@
-"""WordPatchAligner: report words ↔ image patches (method.md stage 3), and the key-patch codebook made from it.
+"""WordPatchAligner: report words ↔ image patches, and the key-patch codebook made from it.
 
 `fit` trains both encoders by late interaction, `test` plays the pointing game and retrieval, `predict` writes key
 patches of the training split and the clues that every report of the data set fetches from them.
@@ -49,6 +49,7 @@ from lightning_modules.networks.pointing import (
     retrieval_scores,
     text_number,
 )
+from lightning_modules.networks.presence import mentioned, presence_loss
 from lightning_modules.networks.ranks import gather_items
 from lightning_modules.networks.tokenizer import Tokens, WordTokenizer, train_tokenizer
 from lightning_modules.schedule import with_schedule
@@ -65,6 +66,7 @@ class WordPatchAligner(LightningModule):
         cosine: warm up, then let the learning rate fall to 0 along half a cosine over the run.
         same_labels: weight in the targets of a pair whose known labels are all the same, against 1 for its own pair:
             two normal studies in a batch do not repel each other.
+        presence: weight of the term that asks each stated finding to be found by a patch (see `presence_loss`).
         key_patch_options: how key patches are chosen and fetched.
         key_patches: a key-patch file for `clues`; `predict` makes one.
         test_pairs: pairs among which retrieval is tested, which bounds memory (their number is logged).
@@ -78,6 +80,7 @@ class WordPatchAligner(LightningModule):
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-3, weight_decay=0.05),
         cosine: bool = True,
         same_labels: float = 0.25,
+        presence: float = 4.0,
         key_patch_options: KeyPatchOptions = KeyPatchOptions(),  # noqa: B008 - frozen
         key_patches: str | None = None,
         test_pairs: int = 500,
@@ -86,7 +89,8 @@ class WordPatchAligner(LightningModule):
         super().__init__()
         self.config = stages.as_config(AlignerConfig, network)
         self.save_hyperparameters({"network": dataclasses.asdict(self.config)})
-        self.optimizer, self.cosine, self.same_labels = optimizer, cosine, same_labels
+        self.optimizer, self.cosine = optimizer, cosine
+        self.same_labels, self.presence = same_labels, presence
         self.options = stages.as_config(KeyPatchOptions, key_patch_options)
         self.key_patches, self.test_pairs, self.least_cases = key_patches, test_pairs, least_cases
         self.network: AlignmentNetwork | None = None  # built once the tokenizer is known
@@ -122,13 +126,10 @@ class WordPatchAligner(LightningModule):
         return self.retriever[0].clues(report, exclude_patients=exclude_patients)
 
     def _load_key_patches(self, path: str | Path) -> None:
-        network, tokenizer = self._network(), self.tokenizer
-        assert tokenizer is not None
-        config, arrays = load_key_patches(
-            path, clue_entries=self.options.clue_entries, clue_tokens=self.options.clue_tokens
-        )
-        retriever = ClueRetriever(self.config, tokenizer.state, config)
-        self.retriever = (retriever.load_stages(network.state_dict(), arrays).to(self.device),)
+        network, config_arrays = self._network(), load_key_patches(path)
+        assert self.tokenizer is not None
+        retriever = ClueRetriever(self.config, self.tokenizer.state, config_arrays[0])
+        self.retriever = (retriever.load_stages(network.state_dict(), config_arrays[1]).to(self.device),)
 
     # Building, saving, loading
 
@@ -175,10 +176,11 @@ class WordPatchAligner(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Symmetric cross-entropy of late interaction scores over the batch of all ranks."""
         network, tokens = self._network(), self._tokens(batch["report"])
-        words, mask = compact(network.words(tokens), content_mask(tokens).to(self.device))
+        vectors, patches = network.words(tokens), network.patches(batch["image"])
+        words, mask = compact(vectors, content_mask(tokens).to(self.device))
         texts = torch.tensor([text_number(report) for report in batch["report"]], device=self.device)
         loss = contrastive_loss(
-            network.patches(batch["image"]),
+            patches,
             words,
             mask,
             batch["labels"],
@@ -186,6 +188,11 @@ class WordPatchAligner(LightningModule):
             scale=network.scale,
             same_labels=self.same_labels,
         )
+        gain, offset = network.presence
+        found, places, present = mentioned(batch["report"], tokens, vectors)
+        presence = presence_loss(patches, found, places, present, gain=gain, offset=offset)
+        self.log("train/presence", presence, batch_size=len(texts))
+        loss = loss + self.presence * presence
         self.log("train/loss", loss, prog_bar=True, batch_size=len(texts))
         self.log("train/temperature", 1 / network.scale.detach(), batch_size=len(texts))
         return loss
@@ -241,11 +248,7 @@ class WordPatchAligner(LightningModule):
     # Key patches
 
     def on_predict_epoch_start(self) -> None:
-        """Begin a new key-patch codebook.
-
-        Raises:
-            ValueError: if weights or token cache are missing.
-        """
+        """Begin a new key-patch codebook; refuse to without weights or token cache."""
         self._network()
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if not self.trainer.ckpt_path:
@@ -263,11 +266,7 @@ class WordPatchAligner(LightningModule):
         self.builder = KeyPatchBuilder(self.options)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, list[str]]:
-        """Collect word-patches of the batch's training images; the images of other splits are passed over.
-
-        Returns:
-            {"image_id": those that were taken}.
-        """
+        """Collect word-patches of the batch's training images and return these images' ids; others are passed over."""
         train = [b for b, image_id in enumerate(batch["image_id"]) if self.splits[image_id] == "train"]
         if train:
             self._add(batch, train)
@@ -324,7 +323,7 @@ class WordPatchAligner(LightningModule):
         path = root / "key_patches.safetensors"
         if self.trainer.is_global_zero:
             digests = {"aligner": digest, "tokens": data.tokens_digest, "manifest": data.manifest.digest()}
-            write_key_patches(entries, path, digests=digests)
+            write_key_patches(entries, path, digests=digests, options=self.options)
             if self.options.atlas:
                 write_atlas(entries, root / "atlas.png")
         self.trainer.strategy.barrier("key_patches")

@@ -84,11 +84,21 @@ class CXRGenerator(LightningModule):
         self.parts: dict[str, Any] | None = None  # plain data of the former stages, once they are known
 
     def setup(self, stage: str) -> None:
-        """Read the former stages when training starts; a checkpoint brings its own copies."""
-        if stage == "fit" and self.parts is None:
+        """Read the former stages when training starts; a checkpoint brings its own copies.
+
+        Lightning loads a resumed run's checkpoint after this, so a missing file is no error yet:
+        `configure_optimizers`, which comes after both, reports it.
+        """
+        if stage == "fit" and self.parts is None and all(p is None or Path(p).is_file() for p in self.paths.values()):
+            self._read_former_stages()
+
+    def _read_former_stages(self) -> None:
+        if self.parts is None:
             codebook = stages.open_stage(self._path("codebook"), stage="codebook")
             aligner = stages.open_stage(self._path("aligner"), stage="aligner")
-            config, arrays = load_key_patches(self._path("key_patches"), tokens_digest=codebook.digest)
+            config, arrays = load_key_patches(
+                self._path("key_patches"), tokens_digest=codebook.digest, aligner_digest=aligner.digest
+            )
             self._build(
                 {
                     "codebook": codebook.config["network"],
@@ -143,7 +153,20 @@ class CXRGenerator(LightningModule):
         self._build(checkpoint[stages.KEY]["parts"])
 
     def on_fit_start(self) -> None:
+        """Check the caches."""
+        self._check_caches()
+
+    def on_validation_start(self) -> None:
+        """Check weights and caches."""
+        self._check_caches()
+
+    def on_test_start(self) -> None:
+        """Check weights and caches."""
+        self._check_caches()
+
+    def _check_caches(self) -> None:
         """Refuse cached codes or clues that other checkpoints made than those that this generator holds."""
+        self._require_network()
         assert self.parts is not None
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         for cache, stage in (("tokens", "codebook"), ("clues", "aligner")):
@@ -164,11 +187,12 @@ class CXRGenerator(LightningModule):
         tokens = self.tokenizer(report, max_length=self.network.text.config.max_length)
         if not self.use_clues:
             clues = torch.full_like(clues, -1)
-        return Condition(tokens.ids.to(self.device), tokens.mask.to(self.device), view, clues.to(self.device))
+        ids, mask, view, clues = (x.to(self.device) for x in (tokens.ids, tokens.mask, view, clues))
+        return Condition(ids, mask, view, clues)
 
-    def retrieve(self, report: list[str]) -> Tensor:
-        """Clues int64 [B,K,2] of reports from the key-patch codebook."""
-        return self.clue_retriever.clues(report)
+    def retrieve(self, report: list[str], *, exclude_patients: list[str] | None = None) -> Tensor:
+        """Clues int64 [B,K,2] of reports from the key-patch codebook, but for the patches of these patients."""
+        return self.clue_retriever.clues(report, exclude_patients=exclude_patients)
 
     @torch.no_grad()
     def sample(
@@ -190,7 +214,10 @@ class CXRGenerator(LightningModule):
         self._require_network()
         seeds = torch.tensor([image_seed(seed, i) for i in range(len(report))]) if isinstance(seed, int) else seed
         clues = self.retrieve(report) if clues is None else clues
+        training = self.network.training
+        self.network.eval()
         codes = sample_codes(self.network, self.condition(report, view, clues), seeds, self.sampling)
+        self.network.train(training)
         return self.decode(codes)
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -208,7 +235,10 @@ class CXRGenerator(LightningModule):
 
     def _batch_condition(self, batch: Batch) -> tuple[Tensor, Condition]:
         codes = batch["codes"] if "codes" in batch else self.vqgan.encode(batch["image"])
-        clues = batch["clues"] if "clues" in batch else self.retrieve(batch["report"])
+        # A training image must not be painted from its own pixels.
+        clues = (
+            batch["clues"] if "clues" in batch else self.retrieve(batch["report"], exclude_patients=batch["patient_id"])
+        )
         return codes.flatten(1), self.condition(batch["report"], batch["view"], clues)
 
     def _loss(self, batch: Batch, *, epoch: int, drop: bool) -> Tensor:
@@ -239,7 +269,6 @@ class CXRGenerator(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """One radiograph for each report; the callbacks measure them."""
-        self._require_network()
         loss = self._loss(batch, epoch=-1, drop=False)
         self.log("generator/loss", loss, batch_size=len(batch["report"]), sync_dist=True)
         return {"synthetic": self._sample_batch(batch, len(batch["report"]))}
@@ -250,8 +279,8 @@ class CXRGenerator(LightningModule):
         return self.sample(batch["report"][:first], batch["view"][:first], clues, seed=seeds)
 
     def on_predict_start(self) -> None:
-        """Make the folder of the samples."""
-        self._require_network()
+        """Check weights and caches, make the folder of the samples."""
+        self._check_caches()
         self.written: list[dict[str, Any]] = []
         self._samples_folder().mkdir(parents=True, exist_ok=True)
 
@@ -292,7 +321,7 @@ class CXRGenerator(LightningModule):
         self._contact_sheet([folder / row["image"] for row in rows[:64]], folder / "contact_sheet.png")
         print(
             f"generator: wrote {len(rows)} synthetic radiographs, samples.csv and contact_sheet.png to {folder}; read "
-            f"them with --data.init_args.layout=table --data.init_args.root={folder / 'samples.csv'}"
+            f"them with -c configs/data/table.yaml --data.init_args.root={folder / 'samples.csv'}"
         )
 
     @staticmethod
@@ -310,5 +339,6 @@ class CXRGenerator(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser, its learning rate warmed up and falling along a cosine."""
+        self._read_former_stages()
         optimizer = self.optimizer([p for p in self.network.parameters() if p.requires_grad])
         return with_schedule(optimizer, steps=self.trainer.estimated_stepping_batches)

@@ -149,6 +149,7 @@ class AlignmentNetwork(nn.Module):
         self.text = TextEncoder(config.text(vocabulary))
         self.text_out = nn.Linear(config.text_width, config.dim)
         self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+        self.log_gain, self.offset = nn.Parameter(torch.tensor(10.0).log()), nn.Parameter(torch.tensor(-3.0))
 
     def patches(self, image: Tensor) -> Tensor:
         """Unit vectors of the patches: float [B,1,H,W] → float32 [B,P,D]."""
@@ -157,6 +158,11 @@ class AlignmentNetwork(nn.Module):
     def words(self, tokens: Tokens) -> Tensor:
         """Unit vectors of the words: float32 [B,W,D]; rows beyond `tokens.word_mask` mean nothing."""
         return encode_words(self.text, self.text_out, tokens)
+
+    @property
+    def presence(self) -> tuple[Tensor, Tensor]:
+        """Gain and offset of `presence_loss`."""
+        return self.log_gain.exp(), self.offset
 
     @property
     def scale(self) -> Tensor:

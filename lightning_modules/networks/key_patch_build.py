@@ -176,13 +176,16 @@ def select(
     return [chosen[word][key] for word in sorted(chosen) for key in sorted(chosen[word])]
 
 
-def write_key_patches(entries: Sequence[Candidate], path: str | Path, *, digests: Mapping[str, str]) -> None:
+def write_key_patches(
+    entries: Sequence[Candidate], path: str | Path, *, digests: Mapping[str, str], options: KeyPatchOptions
+) -> None:
     """Write `path` (safetensors) and the same name with .jsonl, one readable line an entry.
 
     Args:
         entries: from `select`; at least one.
-        path: of the safetensors file; `KeyPatchCodebook.read` reads it.
+        path: of the safetensors file; `load_key_patches` reads it.
         digests: of the aligner's checkpoint, the codebook tokens and the manifest: kept in the metadata.
+        options: how many entries and tokens a report fetches: kept in the metadata, so that all fetch alike.
 
     Raises:
         ValueError: if there is no entry.
@@ -211,6 +214,7 @@ def write_key_patches(entries: Sequence[Candidate], path: str | Path, *, digests
         "scores": torch.tensor([entry.score for entry in entries]),
     }
     metadata = {"schema": str(SCHEMA), "split": "train", "words": json.dumps(words), **digests}
+    metadata |= {"clue_entries": str(options.clue_entries), "clue_tokens": str(options.clue_tokens)}
     temporary = path.with_name(path.name + ".tmp")
     save_file(arrays, temporary, metadata=metadata)
     os.replace(temporary, path)

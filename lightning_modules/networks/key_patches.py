@@ -141,15 +141,14 @@ class KeyPatchCodebook(nn.Module):
 
 
 def load_key_patches(
-    path: str | Path, *, tokens_digest: str | None = None, clue_entries: int = 10, clue_tokens: int = 24
+    path: str | Path, *, tokens_digest: str | None = None, aligner_digest: str | None = None
 ) -> tuple[KeyPatchConfig, dict[str, Tensor]]:
     """Read the `key_patches.safetensors` that the aligner's `predict` wrote.
 
     Args:
         path: the file.
         tokens_digest: sha256 of the codebook checkpoint whose codes are wanted; None does not check.
-        clue_entries: most entries fetched for one report.
-        clue_tokens: fixed number of clue tokens a report gets.
+        aligner_digest: sha256 of the aligner checkpoint whose words ask; None does not check.
 
     Returns:
         The codebook's config and the arrays that `KeyPatchCodebook.load_state_dict` takes.
@@ -164,11 +163,17 @@ def load_key_patches(
             f"{path} holds codes of the codebook {metadata['tokens'][:12]}, expected those of {tokens_digest[:12]}: "
             "the codebook changed; make tokens and key patches again with `python main.py predict` of both stages"
         )
+    if aligner_digest is not None and metadata["aligner"] != aligner_digest:
+        raise ValueError(
+            f"{path} was made by the aligner {metadata['aligner'][:12]}, expected {aligner_digest[:12]}: the aligner "
+            "changed; make the key patches again with `python main.py predict` of the aligner stage"
+        )
     with safe_open(str(path), framework="pt") as file:
         arrays = {name: file.get_tensor(name) for name in ARRAYS}
     entries, dim = arrays["features"].shape
     words = tuple(json.loads(metadata["words"]))
-    return KeyPatchConfig(entries, arrays["codes"].shape[1], dim, words, clue_entries, clue_tokens), arrays
+    limits = int(metadata["clue_entries"]), int(metadata["clue_tokens"])
+    return KeyPatchConfig(entries, arrays["codes"].shape[1], dim, words, *limits), arrays
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -232,6 +237,11 @@ class ClueRetriever(nn.Module):
             reports: B texts.
             exclude_patients: B patient ids whose own patches are left out, so that training never sees its own pixels.
         """
+        # In float32 whoever calls: cached and later clues of one text must be the same.
+        with torch.autocast(self.codebook.features.device.type, enabled=False):
+            return self._fetch(reports, exclude_patients)
+
+    def _fetch(self, reports: Sequence[str], exclude_patients: Sequence[str] | None) -> list[list[Fetched]]:
         queries, features = self._queries(reports)
         fetched: list[list[Fetched]] = [[] for _ in reports]
         if not queries or not self.config.entries:

@@ -36,6 +36,11 @@ def float32(device: torch.device) -> contextlib.AbstractContextManager:
     return torch.autocast(device_type=device.type, enabled=False)
 
 
+def in_order(vectors: Tensor) -> Tensor:
+    """Rows sorted by their first column: what is drawn from them does not depend on which rank held which image."""
+    return vectors[vectors[:, 0].argsort()]
+
+
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Index of the nearest row of codebook [K,D] for vectors [N,D] by Euclidean distance: int64 [N]."""
     # ‖v‖² is the same for all codes and left out.
@@ -189,7 +194,7 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _start(self, vectors: Tensor) -> None:
-        vectors = gather_rows(vectors)
+        vectors = in_order(gather_rows(vectors))
         generator = self._generator()
         most = KMEANS_VECTORS_A_CODE * self.codes
         if len(vectors) > most:
@@ -225,7 +230,7 @@ class VectorQuantizer(nn.Module):
             self._restart(dead, vectors, even_share=even_share)
 
     def _restart(self, dead: Tensor, vectors: Tensor, *, even_share: float) -> None:
-        vectors = gather_rows(vectors)
+        vectors = in_order(gather_rows(vectors))
         error = (vectors - self.codebook[nearest(vectors, self.codebook)]).square().sum(1)
         # Where every vector has its own code already there is nothing to gain.
         chosen = min(len(dead), int((error > 1e-8).sum()))

@@ -105,7 +105,7 @@ def test_a_study_of_another_split_is_refused(split: str) -> None:
 def test_files_round_trip(tmp_path: Path) -> None:
     entries = [entry("edema", 0.7, image="a"), entry("heart", 0.6, image="b", side="left")]
     path = tmp_path / "key_patches.safetensors"
-    write_key_patches(entries, path, digests=DIGESTS)
+    write_key_patches(entries, path, digests=DIGESTS, options=KeyPatchOptions())
     config, arrays = load_key_patches(path, tokens_digest="t" * 64)
     assert config == KeyPatchConfig(2, 1, 8, ("edema", "heart"))
     assert arrays["word"].tolist() == [0, 1]
@@ -122,7 +122,7 @@ def test_files_round_trip(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"predict -c configs/base.yaml -c configs/aligner.yaml"):
         load_key_patches(tmp_path / "none.safetensors")
     with pytest.raises(ValueError, match="no key patch was found"):
-        write_key_patches([], path, digests=DIGESTS)
+        write_key_patches([], path, digests=DIGESTS, options=KeyPatchOptions())
     assert not list(tmp_path.glob("*.tmp"))
 
 
