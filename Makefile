@@ -61,12 +61,16 @@ endef
 
 CORE := main.py configs/base.yaml lightning_modules/stages.py $(wildcard datamodules/*.py datamodules/*/*.py)
 NETWORKS := lightning_modules/networks
-CODE_classifier := lightning_modules/classifier.py $(NETWORKS)/classifier.py
-CODE_codebook := lightning_modules/codebook.py $(addprefix $(NETWORKS)/,vqgan.py quantizer.py discriminator.py losses.py)
-CODE_text := $(addprefix $(NETWORKS)/,tokenizer.py transformer.py text_encoder.py)
-CODE_aligner := lightning_modules/aligner.py $(CODE_text) $(addprefix $(NETWORKS)/,alignment.py key_patches.py)
-CODE_generator := lightning_modules/generator.py $(CODE_text) $(addprefix $(NETWORKS)/,masked_generator.py sampling.py)
-CODE_prompter := lightning_modules/prompter.py $(NETWORKS)/tokenizer.py
+CODE_all := lightning_modules/schedule.py $(NETWORKS)/ranks.py
+CODE_classifier := $(CODE_all) lightning_modules/classifier.py $(NETWORKS)/classifier.py
+CODE_codebook := $(CODE_all) lightning_modules/codebook.py \
+  $(addprefix $(NETWORKS)/,vqgan.py quantizer.py discriminator.py losses.py transformer.py)
+CODE_text := $(CODE_all) $(addprefix $(NETWORKS)/,tokenizer.py transformer.py text_encoder.py alignment.py key_patches.py)
+CODE_aligner := $(CODE_text) lightning_modules/aligner.py $(addprefix $(NETWORKS)/,presence.py pointing.py key_patch_build.py)
+CODE_generator := $(CODE_text) lightning_modules/generator.py $(addprefix $(NETWORKS)/,masked_generator.py sampling.py)
+CODE_prompter := $(CODE_all) lightning_modules/prompter.py \
+  $(addprefix $(NETWORKS)/,tokenizer.py language_model.py report_writer.py text_metrics.py)
+MEASURES := $(wildcard callbacks/*.py callbacks/*/*.py)
 
 # The chain from images with reports to evaluated samples.
 # $(1) name of the chain: runs/$(1) and, where there are some, configs/experiment/$(1)/*.yaml; $(2) texts that it needs
@@ -75,7 +79,7 @@ define chain
 runs/$(1)/classifier/fit.done: $$(CODE_classifier) $$(CORE) configs/classifier.yaml $(wildcard configs/experiment/$(1)/classifier.yaml) | .venv/installed
 	$$(call fit,runs/$(1)/classifier,$(call stage_configs,$(1),classifier))
 
-runs/$(1)/classifier/metrics.json: runs/$(1)/classifier/fit.done
+runs/$(1)/classifier/metrics.json: runs/$(1)/classifier/fit.done $$(MEASURES)
 	$$(call test_stage,runs/$(1)/classifier,$(call stage_configs,$(1),classifier))
 
 # The feature network of the losses is another run with another seed: the judge must not have been optimised against.
@@ -85,7 +89,7 @@ runs/$(1)/features/fit.done: $$(CODE_classifier) $$(CORE) configs/classifier.yam
 runs/$(1)/codebook/fit.done: runs/$(1)/features/fit.done runs/$(1)/classifier/fit.done $$(CODE_codebook) $$(CORE) configs/codebook.yaml $(wildcard configs/experiment/$(1)/codebook.yaml) | .venv/installed
 	$$(call fit,runs/$(1)/codebook,$(call stage_configs,$(1),codebook))
 
-runs/$(1)/codebook/metrics.json: runs/$(1)/codebook/fit.done runs/$(1)/classifier/fit.done
+runs/$(1)/codebook/metrics.json: runs/$(1)/codebook/fit.done runs/$(1)/classifier/fit.done $$(MEASURES)
 	$$(call test_stage,runs/$(1)/codebook,$(call stage_configs,$(1),codebook))
 
 runs/$(1)/codebook/tokens.safetensors: runs/$(1)/codebook/fit.done
@@ -94,7 +98,7 @@ runs/$(1)/codebook/tokens.safetensors: runs/$(1)/codebook/fit.done
 runs/$(1)/aligner/fit.done: runs/$(1)/codebook/tokens.safetensors $$(CODE_aligner) configs/aligner.yaml $(wildcard configs/experiment/$(1)/aligner.yaml) $(2) | .venv/installed
 	$$(call fit,runs/$(1)/aligner,$(call stage_configs,$(1),aligner))
 
-runs/$(1)/aligner/metrics.json: runs/$(1)/aligner/fit.done
+runs/$(1)/aligner/metrics.json: runs/$(1)/aligner/fit.done $$(MEASURES)
 	$$(call test_stage,runs/$(1)/aligner,$(call stage_configs,$(1),aligner))
 
 runs/$(1)/aligner/clues.safetensors: runs/$(1)/aligner/fit.done runs/$(1)/codebook/tokens.safetensors
@@ -103,7 +107,7 @@ runs/$(1)/aligner/clues.safetensors: runs/$(1)/aligner/fit.done runs/$(1)/codebo
 runs/$(1)/generator/fit.done: runs/$(1)/aligner/clues.safetensors $$(CODE_generator) configs/generator.yaml $(wildcard configs/experiment/$(1)/generator.yaml) | .venv/installed
 	$$(call fit,runs/$(1)/generator,$(call stage_configs,$(1),generator))
 
-runs/$(1)/generator/metrics.json: runs/$(1)/generator/fit.done
+runs/$(1)/generator/metrics.json: runs/$(1)/generator/fit.done runs/$(1)/classifier/fit.done $$(MEASURES)
 	$$(call test_stage,runs/$(1)/generator,$(call stage_configs,$(1),generator))
 endef
 
@@ -117,25 +121,27 @@ runs/demo/vocabulary.json: $(CORE) | .venv/installed
 runs/demo/prompter/fit.done: runs/demo/vocabulary.json $(CODE_prompter) configs/prompter.yaml
 	$(call fit,runs/demo/prompter,$(PROMPTER) --model.init_args.vocabulary=runs/demo/vocabulary.json)
 
-runs/demo/prompter/metrics.json: runs/demo/prompter/fit.done
+runs/demo/prompter/metrics.json: runs/demo/prompter/fit.done $(MEASURES)
 	$(call test_stage,runs/demo/prompter,$(PROMPTER))
 
 runs/demo/prompter/prompts.jsonl: runs/demo/prompter/fit.done
 	$(call predict_stage,runs/demo/prompter,$(PROMPTER) --data.init_args.predict_splits=[test])
 
 # The last link: radiographs of reports that the prompter wrote.
-runs/demo/generator/samples/samples.csv: runs/demo/generator/fit.done runs/demo/prompter/prompts.jsonl
+runs/demo/generator/samples/samples.csv: runs/demo/generator/fit.done runs/demo/prompter/prompts.jsonl configs/experiment/prompted.yaml
 	$(call predict_stage,runs/demo/generator,$(call stage_configs,demo,generator) -c configs/experiment/prompted.yaml --data.init_args.prompts=runs/demo/prompter/prompts.jsonl)
 
 DEMO := $(foreach s,prompter classifier codebook aligner generator,runs/demo/$(s)/metrics.json) runs/demo/generator/samples/samples.csv
-runs/demo/metrics.json: $(DEMO) configs/experiment/demo-targets.yaml
+# A missed target fails, and leaves metrics.json and the table to be read.
+runs/demo/demo.done: $(DEMO) configs/experiment/demo-targets.yaml
 	$(PY) -m callbacks runs/demo --targets configs/experiment/demo-targets.yaml | tee runs/demo/table.txt
+	@touch $@
 
 .PHONY: demo nih clean
 # Two lanes of one thread each do more than two threads one after the other: the prompter shares nothing with the images.
 $(addprefix runs/demo/,prompter/fit.done prompter/metrics.json features/fit.done classifier/fit.done codebook/fit.done): export OMP_NUM_THREADS := 1
 demo: .venv/installed ## the whole chain on the embedded phantom (under 30 minutes on 2 cores)
-	$(MAKE) --no-print-directory -j2 runs/demo/metrics.json
+	$(MAKE) --no-print-directory -j2 runs/demo/demo.done
 	@cat runs/demo/table.txt
 
 # --- real radiographs: make nih NIH=<folder with Data_Entry_2017*.csv> -------------------------------------------------
@@ -146,9 +152,16 @@ endif
 $(eval $(call chain,nih,runs/nih/prompts.jsonl))
 
 # Label-only data: the prompter trained on the phantom writes each study's text from its labels and view.
-runs/nih/prompts.jsonl: runs/demo/prompter/fit.done
+runs/nih/prompts.jsonl: runs/demo/prompter/fit.done runs/nih/root
 	$(PY) main.py predict $(PROMPTER) -c configs/data/nih.yaml --data.init_args.text_only=false --data.init_args.images=false --run_dir=runs/nih/prompter --ckpt_path=$(call last,runs/demo/prompter)
 	cp runs/nih/prompter/prompts.jsonl $@
+
+# Changes when another folder is given: its images are other data.
+.PHONY: FORCE
+FORCE:
+runs/nih/root: FORCE
+	@mkdir -p $(@D); echo "$(CXR_ROOT)" | cmp -s - $@ || echo "$(CXR_ROOT)" > $@
+$(addprefix runs/nih/,features/fit.done classifier/fit.done codebook/fit.done): runs/nih/root
 
 NIH_RUN := $(foreach s,classifier codebook aligner generator,runs/nih/$(s)/metrics.json)
 runs/nih/metrics.json: $(NIH_RUN)

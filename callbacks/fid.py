@@ -25,8 +25,9 @@ class FrechetDistance(Callback):
 
     - `<p>`: test images against `output`; `<p>_low`, `<p>_high`: ± 1.96 jackknife errors over patients. The interval is
       that of the figure at this N, which is biased upwards by about 1/N; it is no interval of FID at infinite N.
-    - `<p>_floor`: test images against N training images, what a perfect generator would score. It holds the sampling
-      error and whatever else sets the two splits apart. It bounds a generator's FID. It does not bound an rFID:
+    - `<p>_floor`: test images against N training images, about what a perfect generator would score. It holds the
+      sampling error and whatever else sets the two splits apart; an extractor that was fitted to the training images
+      sets them apart further, so a generator can score below it. It does not bound an rFID:
       reconstructions are compared with their own originals, without the sampling error.
     - `<p>_n`: N.
     - `<p>_blur`: test images against themselves, blurred. As with reconstructions there is no sampling error in it,

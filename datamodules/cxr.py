@@ -41,7 +41,7 @@ class CXRDataModule(LightningDataModule):
         clues: cache of clues that the aligner's `predict` wrote; adds `clues`.
         prompts: JSON Lines of {"study_id", "report"} written by the prompter. They replace the rows' reports, whose
             report_source becomes "prompter:<digest of the file>": synthetic text, never to be taken for real.
-        masks: add where each finding is, to all batches but the training ones.
+        masks: add where each finding is to validation and test batches.
         text_only: serve one row a study without images, also those that have none.
         images: False serves no images, only what is in the caches.
         limit: train on this many rows only, drawn by seed (few-shot).
@@ -199,11 +199,11 @@ class CXRDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """Each validation row once over all ranks."""
-        return self._eval_loader("validate")
+        return self._eval_loader("validate", masks=self.masks)
 
     def test_dataloader(self) -> DataLoader:
         """Each test row once over all ranks."""
-        return self._eval_loader("test")
+        return self._eval_loader("test", masks=self.masks)
 
     def predict_dataloader(self) -> DataLoader:
         """Each row of `predict_splits` once over all ranks."""
@@ -290,8 +290,8 @@ class CXRDataModule(LightningDataModule):
     def _place(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _eval_loader(self, *splits: str) -> DataLoader:
-        dataset = self._dataset(*splits, masks=self.masks)
+    def _eval_loader(self, *splits: str, masks: bool = False) -> DataLoader:
+        dataset = self._dataset(*splits, masks=masks)
         rank, world = self._place()
         return self._loader(dataset, EvalSampler(dataset, rank=rank, world=world), drop_last=False)
 
@@ -330,7 +330,9 @@ def with_prompts(manifest: Manifest, path: str | Path) -> Manifest:
         raise FileNotFoundError(f"prompts {path} do not exist; write them with the prompter's `predict`")
     content = path.read_bytes()
     reports: dict[str, str] = {}
-    for number, line in enumerate(content.decode().splitlines(), start=1):
+    for number, line in enumerate(content.decode().split("\n"), start=1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
             study, report = row["study_id"], row["report"]

@@ -183,7 +183,7 @@ def _fill(path: Path, references: list[str], ids: list[str], size: int) -> list[
     jobs = [
         (start, references[start : start + CHUNK], ids[start : start + CHUNK]) for start in range(0, len(ids), CHUNK)
     ]
-    workers = min(len(os.sched_getaffinity(0)), len(jobs))
+    workers = min(os.cpu_count() or 1, len(jobs))
     # A spawned worker imports the main module again, which a script read from standard input does not allow.
     main = getattr(sys.modules["__main__"], "__file__", None)
     if len(ids) <= IN_PROCESS or workers < 2 or (main is not None and not Path(main).is_file()):
