@@ -140,7 +140,7 @@ class WordPatchAligner(LightningModule):
         state = ""
         if self.trainer.is_global_zero:
             reports = self.trainer.datamodule.train_reports()  # type: ignore[attr-defined]
-            state = train_tokenizer(reports, kind="wordpiece", vocabulary=self.config.vocabulary)
+            state = train_tokenizer(reports, kind="words", vocabulary=self.config.vocabulary)
         self._build(self.trainer.strategy.broadcast(state))
 
     def _build(self, tokenizer_state: str) -> None:

@@ -95,7 +95,7 @@ class Codec:
 
 def train_codec(texts: Sequence[str], *, sub_words: int) -> Codec:
     """A byte-level BPE codec trained on reports and prompts."""
-    state = train_tokenizer(texts, kind="bpe", vocabulary=sub_words)
+    state = train_tokenizer(texts, kind="bytes", vocabulary=sub_words)
     known = Tokenizer.from_str(state).get_vocab()
     return Codec(state, (known[BEGIN],), (known[SEPARATOR],), known[END], known[PAD])
 

@@ -41,13 +41,14 @@ class Tokens:
         return torch.arange(max(1, int(counts.max())))[None, :] < counts[:, None]
 
 
-def train_tokenizer(texts: Sequence[str], *, kind: Literal["wordpiece", "bpe"], vocabulary: int) -> str:
+def train_tokenizer(texts: Sequence[str], *, kind: Literal["words", "bytes"], vocabulary: int) -> str:
     """Train on `texts` and return the tokenizer as JSON text.
 
     Args:
         texts: reports of the training split.
-        kind: "wordpiece" lower-cases and splits at white space and punctuation (encoders); "bpe" works on bytes and
-            decodes to exactly the text it was given (language models).
+        kind: "words" lower-cases and splits at white space and punctuation first (encoders); "bytes" decodes to
+            exactly the text it was given (language models). Both are byte-pair encodings: unlike WordPiece's trainer,
+            that of `tokenizers` gives the same sub-words in every process.
         vocabulary: upper bound of the number of sub-words, special ones included.
 
     Raises:
@@ -58,12 +59,11 @@ def train_tokenizer(texts: Sequence[str], *, kind: Literal["wordpiece", "bpe"], 
             f"the tokenizer needs report texts to train on and was given {len(texts)} empty ones; choose a data set "
             "with reports, or give label-only data prompts (--data.init_args.prompts)"
         )
-    if kind == "wordpiece":
-        tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
+    if kind == "words":
+        tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
         tokenizer.normalizer = normalizers.Lowercase()
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        tokenizer.decoder = decoders.WordPiece()
-        trainer: trainers.Trainer = trainers.WordPieceTrainer(
+        trainer = trainers.BpeTrainer(
             vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False, min_frequency=2
         )
     else:

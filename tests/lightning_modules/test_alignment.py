@@ -30,7 +30,7 @@ def unit(*shape: int, seed: int) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> WordTokenizer:
-    return WordTokenizer(train_tokenizer(TEXTS, kind="wordpiece", vocabulary=120))
+    return WordTokenizer(train_tokenizer(TEXTS, kind="words", vocabulary=120))
 
 
 @pytest.mark.parametrize("budget", [1, 70, 1 << 20])

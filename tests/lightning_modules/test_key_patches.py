@@ -33,7 +33,7 @@ REPORTS = [
     "Right pleural effusion. No pneumothorax.",
     "No pleural effusion. The heart is enlarged, cardiomegaly.",
 ]
-TOKENIZER = train_tokenizer(REPORTS * 3, kind="wordpiece", vocabulary=200)
+TOKENIZER = train_tokenizer(REPORTS * 3, kind="words", vocabulary=200)
 DIGESTS = {"aligner": "a" * 64, "tokens": "t" * 64, "manifest": "m" * 64}
 
 

@@ -47,7 +47,7 @@ def test_heat_maps_peak_at_the_patch_and_are_row_major() -> None:
 
 def test_cases_are_present_findings_with_a_mask() -> None:
     report = "Large right pleural effusion. No pneumothorax. Possible consolidation. Cardiomegaly."
-    tokens = WordTokenizer(train_tokenizer([report] * 4, kind="wordpiece", vocabulary=200))([report], max_length=60)
+    tokens = WordTokenizer(train_tokenizer([report] * 4, kind="words", vocabulary=200))([report], max_length=60)
     words = torch.zeros(1, tokens.word_mask.shape[1], 2)
     for i, word in enumerate(tokens.words[0]):
         # Only the mention's own words point to the patch: "large" and "right" would point elsewhere.

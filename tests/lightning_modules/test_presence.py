@@ -13,7 +13,7 @@ REPORTS = ["There is a small left pleural effusion. No pneumothorax.", "Possible
 
 
 def test_only_what_is_present_is_stated() -> None:
-    tokenizer = WordTokenizer(train_tokenizer(REPORTS * 3, kind="wordpiece", vocabulary=200))
+    tokenizer = WordTokenizer(train_tokenizer(REPORTS * 3, kind="words", vocabulary=200))
     tokens = tokenizer(REPORTS, max_length=40)
     vectors = functional.normalize(torch.randn(3, tokens.word_mask.shape[1], 4), dim=-1)
     stated, places, present = mentioned(REPORTS, tokens, vectors)

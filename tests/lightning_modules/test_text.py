@@ -1,5 +1,9 @@
 """Tokenizer, word pooling, attention masks and the text encoder."""
 
+import hashlib
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +17,7 @@ REPORTS = ["No pleural effusion.", "The heart is enlarged.", "Small left pleural
 
 
 def test_sub_words_point_at_their_word_and_its_place_in_the_text() -> None:
-    tokenizer = WordTokenizer(train_tokenizer(REPORTS, kind="wordpiece", vocabulary=60))
+    tokenizer = WordTokenizer(train_tokenizer(REPORTS, kind="words", vocabulary=60))
     text = "Small LEFT effusion."
     tokens = tokenizer([text, ""], max_length=40)
     assert tokens.words[0] == ["small", "left", "effusion", "."]
@@ -26,7 +30,7 @@ def test_sub_words_point_at_their_word_and_its_place_in_the_text() -> None:
 
 
 def test_long_texts_are_cut_and_padding_is_marked() -> None:
-    tokenizer = WordTokenizer(train_tokenizer(REPORTS, kind="wordpiece", vocabulary=200))
+    tokenizer = WordTokenizer(train_tokenizer(REPORTS, kind="words", vocabulary=200))
     tokens = tokenizer(["pleural effusion left small", "heart"], max_length=3)
     assert tokens.ids.shape == (2, 3)
     assert tokens.ids[1, 1:].tolist() == [tokenizer.pad_id] * 2
@@ -35,7 +39,7 @@ def test_long_texts_are_cut_and_padding_is_marked() -> None:
 
 def test_a_tokenizer_without_texts_says_what_to_do() -> None:
     with pytest.raises(ValueError, match=r"given 2 empty ones.*prompts"):
-        train_tokenizer(["", " "], kind="bpe", vocabulary=300)
+        train_tokenizer(["", " "], kind="bytes", vocabulary=300)
 
 
 @settings(max_examples=25, deadline=None)
@@ -46,7 +50,7 @@ def test_byte_level_bpe_gives_back_any_text(text: str) -> None:
     assert tokenizer.decode(tokens.ids) == [text]
 
 
-BPE = train_tokenizer(REPORTS, kind="bpe", vocabulary=300)
+BPE = train_tokenizer(REPORTS, kind="bytes", vocabulary=300)
 
 
 def test_pooling_sums_the_pieces_of_each_word() -> None:
@@ -103,3 +107,19 @@ def test_attention_on_cpu_is_the_fused_one() -> None:
     fused = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None])
     expected = attention.out(fused.transpose(1, 2).flatten(2))
     assert torch.allclose(attention(x, context, mask), expected, atol=1e-6)
+
+
+def test_every_process_trains_the_same_tokenizer() -> None:
+    """Ranks and resumed runs must agree, whatever the hash seed of the process."""
+    code = (
+        "import hashlib; from lightning_modules.networks.tokenizer import train_tokenizer; "
+        "from tests.lightning_modules.test_text import REPORTS; "
+        "state = train_tokenizer(REPORTS, kind='words', vocabulary=60); "
+        "print(hashlib.sha256(state.encode()).hexdigest())"
+    )
+    runs = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
+    here = hashlib.sha256(train_tokenizer(REPORTS, kind="words", vocabulary=60).encode()).hexdigest()
+    assert runs == {here + "\n"}
