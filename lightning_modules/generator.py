@@ -139,7 +139,7 @@ class CXRGenerator(LightningModule):
         retriever = ClueRetriever(aligner, parts["tokenizer"], stages.as_config(KeyPatchConfig, parts["key_patches"]))
         self.retriever = stages.Frozen(retriever)
         config = dataclasses.replace(self.config, codes=codebook.codes, grid=codebook.grid, views=len(VIEWS))
-        text = dataclasses.replace(retriever.text_config, vocabulary=len(self.tokenizer))
+        text = dataclasses.replace(retriever.text_config, vocabulary=len(self.tokenizer), dropout=config.dropout)
         self.network = MaskedGenerator(config, text)
         self.parts = parts
 
