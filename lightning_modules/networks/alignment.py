@@ -7,7 +7,6 @@ similarity of a word with a patch says nothing about where a finding is: a word 
 Shapes: B images or texts, P patches (row-major), T sub-words, W words, D the shared space, C a network's width.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lightning_modules.networks.ranks import distributed
 from lightning_modules.networks.text_encoder import TextEncoder, TextEncoderConfig
 from lightning_modules.networks.tokenizer import Tokens, pool_words
 from lightning_modules.networks.transformer import Block, init_weights
@@ -133,9 +132,8 @@ class PatchEncoder(nn.Module):
             )
         x = self.stem(image).permute(0, 2, 3, 1)  # B h w C
         x = (x + self.row + self.column).flatten(1, 2)  # B P C
-        with attention_kernel(x.device):
-            for block in self.blocks:
-                x = block(x)
+        for block in self.blocks:
+            x = block(x)
         return functional.normalize(self.out(self.norm(x)).float(), dim=-1)
 
 
@@ -179,22 +177,13 @@ def encode_words(text: TextEncoder, out: nn.Linear, tokens: Tokens) -> Tensor:
     place, mask = sentence_rows(tokens)
     rows = torch.where(mask, tokens.ids.flatten()[place.clamp_min(0)], -1)  # S t
     unique, copy_of = rows.unique(dim=0, return_inverse=True)
-    with attention_kernel(device):
-        read = text(unique.clamp_min(0).to(device), (unique >= 0).to(device))[copy_of.to(device)]  # S t C
+    read = text(unique.clamp_min(0).to(device), (unique >= 0).to(device))[copy_of.to(device)]  # S t C
     batch, length = tokens.ids.shape
     # Every sub-word stands in exactly one sentence, so this writes each place once.
     flat = read.new_zeros(batch * length, read.shape[-1])
     flat = flat.index_copy(0, place[mask].to(device), read[mask.to(device)])
     summed = pool_words(flat.view(batch, length, -1), tokens.word_index.to(device), words=tokens.word_mask.shape[1])
     return functional.normalize(out(summed).float(), dim=-1)
-
-
-def attention_kernel(device: torch.device) -> AbstractContextManager[None]:
-    """On a CPU, attention as plain matrix products.
-
-    For the short sequences here the fused kernel's backward pass took half of a training step there.
-    """
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def patch_boxes(config: AlignerConfig) -> Tensor:
@@ -328,7 +317,7 @@ def contrastive_loss(
         scale: 1 / temperature.
         same_labels: see `soft_targets`.
     """
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if distributed():
         longest = torch.tensor(words.shape[1], device=words.device)
         dist.all_reduce(longest, op=dist.ReduceOp.MAX)
         extra = int(longest) - words.shape[1]
