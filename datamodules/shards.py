@@ -3,16 +3,18 @@
 `read_image` is the only place that decodes a picture. What it cannot read is an error, never a black image.
 """
 
+import contextlib
 import hashlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 from PIL import Image, UnidentifiedImageError
 
 from datamodules.manifest import Box, Manifest, decode_boxes
@@ -149,6 +151,29 @@ def build_store(manifest: Manifest, *, size: int, folder: str | Path) -> Path:
             f"{manifest.source}: image {missing[0]} has no file ({len(missing)} rows); serve it as text only"
         )
     folder.mkdir(parents=True, exist_ok=True)
+    with _alone(path):
+        if not path.is_file():  # another process may have made it meanwhile
+            _write_store(path, manifest.source, references, ids, size)
+    open_store(path, count=len(manifest), size=size)
+    return path
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold `path` for this process: stages of a chain or the jobs of a sweep start at once and want the same images."""
+    lock = FileLock(f"{path}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"images: waiting for another process that is making {path.name}", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _write_store(path: Path, source: str, references: list[str], ids: list[str], size: int) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         store = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(ids), size, size))
@@ -157,11 +182,10 @@ def build_store(manifest: Manifest, *, size: int, folder: str | Path) -> Path:
         failures = _fill(temporary, references, ids, size)
         if failures:
             shown = "\n  ".join(failures[:SHOWN])
-            raise ValueError(f"{manifest.source}: {len(failures)} of {len(ids)} images cannot be read:\n  {shown}")
+            raise ValueError(f"{source}: {len(failures)} of {len(ids)} images cannot be read:\n  {shown}")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return path
 
 
 def open_store(path: str | Path, *, count: int, size: int) -> np.ndarray:

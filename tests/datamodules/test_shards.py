@@ -1,5 +1,9 @@
 """Reading pictures, boxes as masks, and the store of resized images."""
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -116,7 +120,7 @@ def test_store_holds_each_image_and_is_reused(tmp_path):
     paths[0].unlink()
     assert build_store(manifest, size=8, folder=tmp_path / "cache") == path
     assert path.stat().st_mtime_ns == made
-    assert [p.name for p in (tmp_path / "cache").iterdir()] == [path.name]
+    assert [p.name for p in (tmp_path / "cache").iterdir() if p.suffix != ".lock"] == [path.name]
     with pytest.raises(ValueError, match=r"expected uint8 \(6, 8, 8\) and found uint8 \(5, 8, 8\); remove the file"):
         open_store(path, count=6, size=8)
 
@@ -127,7 +131,30 @@ def test_store_names_all_bad_images_and_leaves_nothing(tmp_path):
     manifest = manifest_of([tmp_path / "a.png", tmp_path / "b.png", tmp_path / "c.png"])
     with pytest.raises(ValueError, match=r"2 of 3 images cannot be read:\n  image i1: .*b.png.*\n  image i2: .*c.png"):
         build_store(manifest, size=8, folder=tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert [p for p in (tmp_path / "cache").iterdir() if p.suffix != ".lock"] == []
+
+
+def test_processes_that_start_at_once_make_a_store_once(tmp_path, monkeypatch, capsys):
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in paths:
+        Image.new("L", (8, 8), 7).save(path)
+    manifest, began, made = manifest_of(paths), threading.Event(), []
+    write = shards._write_store
+
+    def slow(path, *args):
+        began.set()
+        time.sleep(0.3)
+        made.append(path)
+        write(path, *args)
+
+    monkeypatch.setattr(shards, "_write_store", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(build_store, manifest, size=8, folder=tmp_path / "cache")
+        began.wait()
+        second = pool.submit(build_store, manifest, size=8, folder=tmp_path / "cache")
+        assert first.result() == second.result()
+    assert len(made) == 1
+    assert "waiting for another process" in capsys.readouterr().err
 
 
 def test_workers_write_the_same_store(tmp_path, monkeypatch):
