@@ -7,6 +7,7 @@ Mass is named, else 0. What NIH never labels (Enlarged Cardiomediastinum, Fractu
 """
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -43,13 +44,21 @@ OLDEST = 110.0
 EXPECTED = "Data_Entry_2017_v2020.csv, train_val_list.txt, test_list.txt and images*/ (BBox_List_2017.csv is optional)"
 
 
-def read(root: str | Path | None, *, seed: int = 0, validate: float = 0.1) -> Manifest:
+def read(
+    root: str | Path | None,
+    *,
+    seed: int = 0,
+    validate: float = 0.1,
+    boxed_patients: Literal["listed", "test"] = "listed",
+) -> Manifest:
     """Read the data set.
 
     Args:
         root: the folder with the CSV files and `images*/` (also `images_001/images/`).
         seed: of the hash that carves `validate` out of train_val_list.txt, by patient.
         validate: share of the train_val patients that become the validate split, in [0, 1).
+        boxed_patients: "listed" keeps to the split lists; "test" moves every patient with a box to test, so that the
+            pointing game has its cases also where the lists are not the published ones (these hold all boxes in test).
 
     Returns:
         One row an image, report "" and report_source "none". Rows without an image file, and rows in neither split
@@ -77,6 +86,9 @@ def read(root: str | Path | None, *, seed: int = 0, validate: float = 0.1) -> Ma
     frame["sex"] = table.get("Patient Gender", "")
     frame = pd.concat([frame, _labels(table["Finding Labels"], file=entry)], axis=1)
     frame["boxes"] = stems.map(_boxes(folder)).fillna("")
+    if boxed_patients == "test":
+        boxed = frame["patient_id"].isin(frame.loc[frame["boxes"] != "", "patient_id"])
+        frame.loc[boxed & (frame["split"] != ""), "split"] = "test"
 
     listed, present = frame["split"] != "", frame["image"] != ""
     drops = []

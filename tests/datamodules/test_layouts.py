@@ -72,6 +72,17 @@ def test_nih_boxes_are_fractions_of_1024(tmp_path):
         layouts.read("nih", folder)
 
 
+def test_nih_boxed_patients_can_go_to_test(tmp_path):
+    folder = write_nih(tmp_path / "nih", [*NIH, ("1_1.png", "No Finding", "1", "58", "M", "PA")], test=("4_0.png",))
+    boxes = "Image Index,Finding Label,x,y,w,h\n1_0.png,Infiltrate,256,512,128,256\n"
+    (folder / "BBox_List_2017.csv").write_text(boxes)
+    listed = layouts.read("nih", folder, validate=0.0).frame
+    moved = layouts.read("nih", folder, validate=0.0, boxed_patients="test").frame
+    assert dict(zip(listed["image_id"], listed["split"], strict=True))["1_0"] == "train"
+    # Both images of patient 1 move, the others stay where they were.
+    assert moved.loc[moved["split"] == "test", "image_id"].tolist() == ["1_0", "4_0", "1_1"]
+
+
 def test_nih_counts_what_it_drops(tmp_path):
     folder = write_nih(tmp_path / "nih", NIH)
     (folder / "images" / "1_0.jpg").unlink()
@@ -295,6 +306,8 @@ def test_real_nih(real_data):
     assert len(manifest) == 1447
     assert manifest.drops == ()
     assert (manifest.frame["split"] == "test").sum() == 168
+    moved = layouts.read("nih", real_data / "nih_sample", boxed_patients="test").frame
+    assert moved.loc[moved["boxes"] != "", "split"].eq("test").all()
     labels = dict(zip(FINDINGS, np.nansum(manifest.labels(), axis=0), strict=True))
     assert (labels["No Finding"], labels["Pneumonia"], labels["Pleural Effusion"]) == (523, 476, 160)
     assert sum(len(manifest.boxes(i)) for i in range(len(manifest))) == 56
