@@ -61,7 +61,7 @@ endef
 
 CORE := main.py configs/base.yaml lightning_modules/stages.py $(wildcard datamodules/*.py datamodules/*/*.py)
 NETWORKS := lightning_modules/networks
-CODE_all := lightning_modules/schedule.py $(NETWORKS)/ranks.py
+CODE_all := lightning_modules/schedule.py lightning_modules/optimizers.py $(NETWORKS)/ranks.py
 CODE_classifier := $(CODE_all) lightning_modules/classifier.py $(NETWORKS)/classifier.py
 CODE_codebook := $(CODE_all) lightning_modules/codebook.py \
   $(addprefix $(NETWORKS)/,vqgan.py quantizer.py discriminator.py losses.py transformer.py)

@@ -52,6 +52,7 @@ from lightning_modules.networks.pointing import (
 from lightning_modules.networks.presence import mentioned, presence_loss
 from lightning_modules.networks.ranks import gather_items
 from lightning_modules.networks.tokenizer import Tokens, WordTokenizer, train_tokenizer
+from lightning_modules.optimizers import parameter_groups
 from lightning_modules.schedule import with_schedule
 
 STAGE = "aligner"
@@ -168,7 +169,7 @@ class WordPatchAligner(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser, with its schedule if `cosine`."""
-        optimizer = self.optimizer(self.parameters())
+        optimizer = self.optimizer(parameter_groups(self))
         return with_schedule(optimizer, steps=self.trainer.estimated_stepping_batches) if self.cosine else optimizer
 
     # Training

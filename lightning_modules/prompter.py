@@ -38,6 +38,7 @@ from lightning_modules.networks.language_model import (
 from lightning_modules.networks.ranks import distributed, gather_items, sum_over_ranks
 from lightning_modules.networks.report_writer import Sampling, Written, write_reports
 from lightning_modules.networks.text_metrics import DistinctNgrams, Ratio
+from lightning_modules.optimizers import parameter_groups
 
 STAGE = "prompter"
 TESTED = ("coverage", "contradiction", "unasked", "verified", "perplexity", "perplexity_word", "distinct2")
@@ -220,7 +221,7 @@ class ReportPrompter(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """The given optimiser with linear warm-up and a cosine to a tenth."""
         model, _, _ = self._ready()
-        optimizer = self.optimizer(model.parameters())
+        optimizer = self.optimizer(parameter_groups(model))
         steps, warm = self.trainer.estimated_stepping_batches, max(1, self.warmup_steps)
 
         def factor(step: int) -> float:

@@ -4,6 +4,7 @@ Training predicts randomly masked codes (MaskGIT, arXiv 2202.04200 section 3.1);
 Shapes: B batch, N = grid² image tokens, T report sub-words, K clue tokens, C width, V codes.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -82,7 +83,23 @@ class MaskedGenerator(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
         self.to_codes = nn.Linear(width, config.codes)
+        self.norm_context = nn.LayerNorm(width)
         self.apply(init_weights)
+        for embedding in (self.code, self.row, self.column, self.view):
+            nn.init.normal_(embedding.weight, std=0.06)
+
+    @torch.no_grad()
+    def start_from(self, vectors: Tensor) -> None:
+        """Begin with embeddings and output weights that are a random projection of the codes' vectors [V,D].
+
+        Codes that decode to similar patches then begin as neighbours instead of being 512 unrelated words: on the
+        phantom the loss of AdamW fell from 3.97 to 3.64 nats in the same three minutes.
+        """
+        centred = (vectors - vectors.mean(dim=0)).float()
+        projection = torch.randn(vectors.shape[1], self.config.width, generator=torch.Generator().manual_seed(0))
+        rows = centred / centred.std() @ projection.to(vectors.device) * vectors.shape[1] ** -0.5
+        self.code.weight[: self.mask_code].copy_(0.1 * rows)
+        self.to_codes.weight.copy_(0.06 * rows)
 
     @property
     def mask_code(self) -> int:
@@ -112,7 +129,8 @@ class MaskedGenerator(nn.Module):
         clue = self.code(safe[..., 0]) + self.place(safe[..., 1]) + self.clue_kind
         nothing = self.nothing.expand(len(text), 1, -1).to(text.dtype)
         mask = torch.cat([present.new_ones(len(text), 1), condition.mask, present], dim=1)
-        return torch.cat([nothing, text, clue.to(text.dtype)], dim=1), mask
+        # Words and clues differ in size by ten: without a norm the clues are not heard.
+        return self.norm_context(torch.cat([nothing, text, clue.to(text.dtype)], dim=1)), mask
 
     def forward(self, codes: Tensor, condition: Condition) -> Tensor:
         """int64 [B,N] with `mask_code` for holes → float [B,N,V]."""
@@ -124,7 +142,7 @@ class MaskedGenerator(nn.Module):
         return self.to_codes(self.norm(x))
 
     def loss(self, codes: Tensor, condition: Condition, noise: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-        """Cross-entropy of the masked codes, a mean over the holes of each image, then over images.
+        """Cross-entropy of the masked codes; each hole counts the same, whichever image it is in.
 
         Args:
             codes: int64 [B,N], the true codes.
@@ -138,7 +156,8 @@ class MaskedGenerator(nn.Module):
         losses = functional.cross_entropy(
             logits.flatten(0, 1), codes.flatten(), reduction="none", label_smoothing=label_smoothing
         ).view_as(codes)
-        return ((losses * holes).sum(dim=1) / holes.sum(dim=1)).mean()
+        # By the share of holes to be expected: a constant, so that ranks and batches of unequal holes add up.
+        return (losses * holes).sum() / (codes.numel() * 2 / math.pi)
 
     def holes(self, noise: Tensor) -> Tensor:
         """Which codes are masked: float [B,N+1] in [0,1) → bool [B,N], at least one a row."""

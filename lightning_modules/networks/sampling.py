@@ -22,14 +22,14 @@ class SamplingConfig:
         choice_temperature: of the noise on the certainty by which holes are chosen, falling linearly to 0; 0 makes the
             choice greedy, which costs diversity.
         guidance_text: 1 = no guidance; above 1 the report is obeyed more at the cost of diversity.
-        guidance_clues: the same for the key-patch clues.
+        guidance_clues: the same for the key-patch clues; equal scales save a third of the work.
     """
 
     steps: int = 12
     temperature: float = 1.0
     choice_temperature: float = 4.5
-    guidance_text: float = 2.0
-    guidance_clues: float = 1.0
+    guidance_text: float = 1.5
+    guidance_clues: float = 1.5
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.temperature <= 0 or self.choice_temperature < 0:
@@ -48,30 +48,25 @@ def guided_logits(model: MaskedGenerator, codes: Tensor, condition: Condition, c
     """Logits [B,N,V] guided by text and clues separately, all branches in one batch.
 
     nothing + text scale · (text - nothing) + clue scale · (text and clues - text), after Brooks et al., arXiv
-    2211.09800 eq. 3, with the branches of the two conditions in that order. A scale of 1 needs no branch of its own.
+    2211.09800 eq. 3, with the branches of the two conditions in that order. Only branches with a weight are computed:
+    one without guidance, two where both scales are equal.
     """
-    batch = len(codes)
-    drops = [(False, False)]  # (text dropped, clues dropped) of each branch
-    if config.guidance_clues != 1 or config.guidance_text != 1:
-        drops.append((False, True))
-    if config.guidance_text != 1:
-        drops.append((True, True))
-    parts = [
-        condition.drop(
-            text=torch.full((batch,), text, device=codes.device), clues=torch.full((batch,), clue, device=codes.device)
-        )
-        for text, clue in drops
-    ]
+    weights = {  # (text dropped, clues dropped): share of the branch
+        (False, False): config.guidance_clues,
+        (False, True): config.guidance_text - config.guidance_clues,
+        (True, True): 1 - config.guidance_text,
+    }
+    weights = {branch: weight for branch, weight in weights.items() if weight}
+
+    def everywhere(value: bool) -> Tensor:
+        return torch.full((len(codes),), value, device=codes.device)
+
+    parts = [condition.drop(text=everywhere(text), clues=everywhere(clues)) for text, clues in weights]
     joined = Condition(
         *(torch.cat([getattr(part, name) for part in parts]) for name in ("ids", "mask", "view", "clues"))
     )
     logits = model(codes.repeat(len(parts), 1), joined).float().chunk(len(parts))
-    if len(parts) == 1:
-        return logits[0]
-    guided = logits[1] + config.guidance_clues * (logits[0] - logits[1])
-    if len(parts) == 3:
-        guided = guided + (config.guidance_text - 1) * (logits[1] - logits[2])
-    return guided
+    return torch.stack([weight * part for weight, part in zip(weights.values(), logits, strict=True)]).sum(0)
 
 
 @torch.no_grad()
