@@ -98,9 +98,10 @@ def test_sweep_points_are_parsed_as_an_agent_sends_them(stage: str, chain: Chain
     agent = [f"--{key}={value}" for key, value in point.items()]
     arguments = [a for a in chain.arguments("fit", stage, f"--run_dir={tmp_path}") if "batch_size" not in a]
     cli = main([*arguments, "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=0", *agent])
-    group = cli.trainer.optimizers[0].param_groups[0]
-    assert group["initial_lr" if "initial_lr" in group else "lr"] == point["model.init_args.optimizer.init_args.lr"]
-    assert group["weight_decay"] == point["model.init_args.optimizer.init_args.weight_decay"]
+    groups = cli.trainer.optimizers[0].param_groups
+    rates = {value for key, value in point.items() if key.endswith("lr")}
+    assert {group.get("initial_lr", group["lr"]) for group in groups} == rates
+    assert {group["weight_decay"] for group in groups} == {point["model.init_args.optimizer.init_args.weight_decay"]}
     assert cli.datamodule.batch_size == point["data.init_args.batch_size"]
 
 

@@ -66,7 +66,8 @@ def test_former_stages_stay_frozen_while_training(generator: CXRGenerator) -> No
     assert not generator.vqgan.training
     assert not any(p.requires_grad for p in generator.vqgan.parameters())
     assert not any(p.requires_grad for p in generator.clue_retriever.parameters())
-    assert all(p.requires_grad for p in generator.network.parameters())
+    frozen = {name for name, p in generator.network.named_parameters() if not p.requires_grad}
+    assert frozen == {f"text.{name}" for name, _ in generator.network.text.named_parameters()}
     generator.eval()
 
 

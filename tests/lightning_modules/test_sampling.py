@@ -46,8 +46,9 @@ def test_the_loss_is_the_cross_entropy_of_the_holes_alone() -> None:
     noise = torch.rand(2, 10, generator=torch.Generator().manual_seed(4))
     holes = network.holes(noise)
     logits = network(codes.masked_fill(holes, network.mask_code), given)
-    per_image = [functional.cross_entropy(logits[b][holes[b]], codes[b][holes[b]]) for b in range(2)]
-    assert torch.allclose(network.loss(codes, given, noise), torch.stack(per_image).mean(), atol=1e-6)
+    total = functional.cross_entropy(logits[holes], codes[holes], reduction="sum")
+    expected = 2 * 9 * 2 / math.pi  # holes: the mean of cos(pi u / 2) over u in [0,1) is 2 / pi
+    assert torch.allclose(network.loss(codes, given, noise), total / expected, atol=1e-6)
 
 
 def test_what_is_dropped_has_no_influence() -> None:
@@ -88,6 +89,27 @@ def test_guidance_combines_three_branches() -> None:
     assert torch.allclose(guided, nothing + 3.0 * (text - nothing) + 1.5 * (full - text), atol=1e-4)
     plain = guided_logits(network, codes, given, SamplingConfig(guidance_text=1.0, guidance_clues=1.0))
     assert torch.allclose(plain, full, atol=1e-5)
+    both = guided_logits(network, codes, given, SamplingConfig(guidance_text=2.0, guidance_clues=2.0))
+    assert torch.allclose(both, nothing + 2.0 * (full - nothing), atol=1e-4)
+
+
+@pytest.mark.parametrize(("text", "clues", "branches"), [(1.0, 1.0, 1), (2.0, 2.0, 2), (2.0, 1.0, 3), (1.0, 2.0, 2)])
+def test_branches_without_a_weight_are_not_computed(text: float, clues: float, branches: int) -> None:
+    network, sizes = model(), []
+    network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    codes = torch.full((2, 9), network.mask_code)
+    guided_logits(network, codes, condition(), SamplingConfig(guidance_text=text, guidance_clues=clues))
+    assert sizes == [2 * branches]
+
+
+def test_codes_that_look_alike_begin_as_neighbours() -> None:
+    network = model()
+    vectors = torch.randn(7, 16, generator=torch.Generator().manual_seed(0))
+    vectors[1] = vectors[0] + 0.01
+    network.start_from(vectors)
+    for rows in (network.code.weight[:7], network.to_codes.weight):
+        distances = torch.cdist(rows, rows)
+        assert distances[0, 1] < 0.1 * distances[0, 2:].min()
 
 
 class Certain(nn.Module):
@@ -107,7 +129,7 @@ class Certain(nn.Module):
 def test_decoding_fills_every_hole_in_the_given_number_of_calls(steps: int) -> None:
     truth = torch.randint(0, 7, (2, 9), generator=torch.Generator().manual_seed(5))
     network = Certain(truth)
-    config = SamplingConfig(steps=steps, guidance_text=1.0)
+    config = SamplingConfig(steps=steps, guidance_text=1.0, guidance_clues=1.0)
     drawn = sample_codes(network, condition(), torch.tensor([1, 2]), config)  # type: ignore[arg-type]
     assert torch.equal(drawn, truth)
     assert network.calls == steps
@@ -118,7 +140,7 @@ def test_codes_are_drawn_from_the_distribution() -> None:
         def forward(self, codes: torch.Tensor, condition: Condition) -> torch.Tensor:
             return torch.tensor([0.5, 0.25, 0.25, 0, 0, 0, 0]).log().expand(len(codes), 9, 7)
 
-    config = SamplingConfig(steps=1, guidance_text=1.0)
+    config = SamplingConfig(steps=1, guidance_text=1.0, guidance_clues=1.0)
     drawn = sample_codes(Even(torch.zeros(1)), condition(1000), torch.arange(1000), config)  # type: ignore[arg-type]
     shares = torch.bincount(drawn.flatten(), minlength=7) / drawn.numel()
     assert torch.allclose(shares, torch.tensor([0.5, 0.25, 0.25, 0, 0, 0, 0]), atol=0.02)
