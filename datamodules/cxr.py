@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from datamodules import layouts
 from datamodules.dataset import CXRDataset
+from datamodules.files import temporary_beside
 from datamodules.manifest import Drop, Manifest
 from datamodules.reports.labels import SPLITS, VIEWS
 from datamodules.samplers import EvalSampler, TrainSampler
@@ -221,7 +222,7 @@ class CXRDataModule(LightningDataModule):
             return Manifest.load(path)
         source = layouts.read(self.layout, self.root, **self.layout_options)
         # Each process writes its own, all are equal. The table is renamed last, since it is what is looked for.
-        own = path.with_name(f"{path.name}.{os.getpid()}")
+        own = temporary_beside(path)
         source.save(own)
         for suffix in (".drops.json", ""):
             os.replace(f"{own}{suffix}", f"{path}{suffix}")

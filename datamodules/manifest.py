@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 import numpy as np
 import pandas as pd
 
+from datamodules.files import temporary_beside
 from datamodules.reports.labels import FINDINGS, SPLITS, VIEWS
 
 if TYPE_CHECKING:
@@ -147,12 +148,12 @@ class Manifest:
         """Write `path` (Parquet) and `path`.drops.json, each under a temporary name first."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
+        temporary = temporary_beside(path)
         self.frame[list(COLUMNS)].to_parquet(temporary, index=False)
         os.replace(temporary, path)
         drops = [{"reason": d.reason, "count": d.count, "ids": list(d.ids)} for d in self.drops]
         ledger = path.with_name(path.name + ".drops.json")
-        temporary = ledger.with_name(ledger.name + ".tmp")
+        temporary = temporary_beside(ledger)
         temporary.write_text(json.dumps({"schema": SCHEMA, "source": self.source, "drops": drops}, indent=1))
         os.replace(temporary, ledger)
 

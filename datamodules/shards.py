@@ -17,6 +17,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image, UnidentifiedImageError
 
+from datamodules.files import temporary_beside
 from datamodules.manifest import Box, Manifest, decode_boxes
 from datamodules.reports.labels import FINDINGS
 
@@ -174,7 +175,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _write_store(path: Path, source: str, references: list[str], ids: list[str], size: int) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
         store = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(ids), size, size))
         store.flush()
@@ -207,7 +208,8 @@ def _fill(path: Path, references: list[str], ids: list[str], size: int) -> list[
     jobs = [
         (start, references[start : start + CHUNK], ids[start : start + CHUNK]) for start in range(0, len(ids), CHUNK)
     ]
-    workers = min(os.cpu_count() or 1, len(jobs))
+    # What Slurm or a container granted, not what the node has.
+    workers = min(len(os.sched_getaffinity(0)), len(jobs))
     # A spawned worker imports the main module again, which a script read from standard input does not allow.
     main = getattr(sys.modules["__main__"], "__file__", None)
     if len(ids) <= IN_PROCESS or workers < 2 or (main is not None and not Path(main).is_file()):

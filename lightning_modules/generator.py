@@ -281,8 +281,10 @@ class CXRGenerator(LightningModule):
 
     def _sample_batch(self, batch: Batch, first: int) -> Tensor:
         seeds = torch.tensor([image_seed(self.sampling_seed, i) for i in batch["image_id"][:first]])
-        clues = batch["clues"][:first] if "clues" in batch else None
-        return self.sample(batch["report"][:first], batch["view"][:first], clues, seed=seeds)
+        report, patients = batch["report"][:first], batch["patient_id"][:first]
+        # As in training: no image of a patient is made from the patches of the same patient.
+        clues = batch["clues"][:first] if "clues" in batch else self.retrieve(report, exclude_patients=patients)
+        return self.sample(report, batch["view"][:first], clues, seed=seeds)
 
     def on_predict_start(self) -> None:
         """Check weights and caches, make the folder of the samples."""

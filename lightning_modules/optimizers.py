@@ -61,6 +61,32 @@ class MuonAdamW(Optimizer):
         if others:
             self.parts["adamw"] = AdamW(others, lr=lr, betas=betas, weight_decay=weight_decay)
         super().__init__([group for part in self.parts.values() for group in part.param_groups], {})
+        self._complete = True
+        self._share_groups()
+
+    @property  # type: ignore[override]
+    def state(self) -> dict[Any, Any]:
+        """The parts' states by parameter: the inner dictionaries are the parts' own."""
+        return {p: state for part in self.parts.values() for p, state in part.state.items()}
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        # The base class begins with an empty state; the parts hold theirs.
+        pass
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Hand a further group to the part that it is marked for.
+
+        Raises:
+            ValueError: if there is no such part yet.
+        """
+        if not getattr(self, "_complete", False):
+            super().add_param_group(param_group)
+            return
+        name = "muon" if param_group.get(HIDDEN) else "adamw"
+        if name not in self.parts:
+            raise ValueError(f"MuonAdamW was made without parameters for {name}, so none can be added")
+        self.parts[name].add_param_group(param_group)
         self._share_groups()
 
     def _share_groups(self) -> None:

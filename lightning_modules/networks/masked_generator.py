@@ -156,8 +156,13 @@ class MaskedGenerator(nn.Module):
         losses = functional.cross_entropy(
             logits.flatten(0, 1), codes.flatten(), reduction="none", label_smoothing=label_smoothing
         ).view_as(codes)
-        # By the share of holes to be expected: a constant, so that ranks and batches of unequal holes add up.
-        return (losses * holes).sum() / (codes.numel() * 2 / math.pi)
+        # By the number of holes to be expected: a constant, so that ranks and batches of unequal holes add up.
+        return (losses * holes).sum() / (len(codes) * self.expected_holes(codes.shape[1]))
+
+    @staticmethod
+    def expected_holes(tokens: int) -> float:
+        """Mean of ceil(cos(πu/2) · tokens) over u in [0,1): about tokens · 2/π."""
+        return sum(2 / math.pi * math.acos(k / tokens) for k in range(tokens))
 
     def holes(self, noise: Tensor) -> Tensor:
         """Which codes are masked: float [B,N+1] in [0,1) → bool [B,N], at least one a row."""

@@ -93,7 +93,9 @@ def sample_codes(model: MaskedGenerator, condition: Condition, seeds: Tensor, co
         gumbel = -(-noise[:, step, 1].clamp(1e-9, 1 - 1e-7).log()).log()
         progress = (step + 1) / config.steps
         certainty = certainty + config.choice_temperature * (1 - progress) * gumbel
-        remaining = math.ceil(math.cos(math.pi / 2 * progress) * tokens) if step + 1 < config.steps else 0
+        # At least one a step: the cosine alone would leave the first of many steps without any.
+        scheduled = math.ceil(math.cos(math.pi / 2 * progress) * tokens)
+        remaining = max(0, min(scheduled, tokens - step - 1)) if step + 1 < config.steps else 0
         # Holes compete; what is filled stays (certainty infinite).
         rank = certainty.masked_fill(~hole, torch.inf).argsort(dim=1).argsort(dim=1)
         codes = torch.where(hole & (rank >= remaining), drawn, codes)

@@ -1,5 +1,7 @@
 """The manifest: its checks, its round trip, its digest."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,15 @@ def test_save_and_load_keep_rows_digest_and_drops(tmp_path):
     loaded = Manifest.load(tmp_path / "m.parquet")
     assert loaded.digest() == manifest.digest()
     assert (loaded.drops[0].reason, loaded.drops[0].count) == ("no image", 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.parquet", "m.parquet.drops.json"]
+
+
+def test_several_processes_may_save_the_same_manifest(tmp_path):
+    manifest, path = make_manifest(rows(), source="x"), tmp_path / "m.parquet"
+    with ThreadPoolExecutor(4) as pool:
+        for saved in [pool.submit(manifest.save, path) for _ in range(24)]:
+            saved.result()
+    assert Manifest.load(path).digest() == manifest.digest()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.parquet", "m.parquet.drops.json"]
 
 

@@ -60,6 +60,22 @@ def test_decoded_images_are_those_of_the_codebook(generator: CXRGenerator, chain
     assert torch.equal(generator.decode_random(5, seed=1), generator.decode_random(5, seed=1))
 
 
+def test_without_a_clue_cache_no_image_is_made_from_its_own_patient(
+    generator: CXRGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    excluded: list[object] = []
+    retrieve = generator.clue_retriever.clues
+
+    def clues(report: list[str], *, exclude_patients: list[str] | None = None) -> torch.Tensor:
+        excluded.append(exclude_patients)
+        return retrieve(report, exclude_patients=exclude_patients)
+
+    monkeypatch.setattr(generator.clue_retriever, "clues", clues)
+    batch = {"report": REPORTS, "view": VIEW, "image_id": ["i", "j", "k"], "patient_id": ["a", "b", "c"]}
+    assert generator._sample_batch(batch, 2).shape == (2, 1, 32, 32)  # type: ignore[arg-type]
+    assert excluded == [["a", "b"]]
+
+
 def test_former_stages_stay_frozen_while_training(generator: CXRGenerator) -> None:
     generator.train()
     assert generator.network.training

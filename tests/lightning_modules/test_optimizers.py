@@ -109,6 +109,20 @@ def test_resumed_training_goes_on_exactly(network):
     assert resumed.parts["muon"].param_groups[0]["lr"] == 0.5
 
 
+def test_state_and_later_groups_reach_the_parts(network):
+    optimizer = MuonAdamW(parameter_groups(network))
+    train(network, optimizer, 1)
+    assert set(optimizer.state) == set(network.parameters())
+    late = nn.Parameter(torch.ones(3))
+    optimizer.add_param_group({"params": [late]})
+    late.grad = torch.ones(3)
+    optimizer.step()
+    assert (late < 1).all()
+    only = MuonAdamW([{"params": [nn.Parameter(torch.eye(3))], HIDDEN: True}])
+    with pytest.raises(ValueError, match="without parameters for adamw"):
+        only.add_param_group({"params": [late]})
+
+
 def test_another_optimisers_state_is_refused(network):
     optimizer = MuonAdamW(parameter_groups(network))
     with pytest.raises(ValueError, match="resume with the optimiser that wrote it"):
