@@ -72,6 +72,9 @@ CODE_prompter := $(CODE_all) lightning_modules/prompter.py \
   $(addprefix $(NETWORKS)/,tokenizer.py language_model.py report_writer.py text_metrics.py)
 MEASURES := $(wildcard callbacks/*.py callbacks/*/*.py)
 
+# Weights, order of the images and their augmentation: nothing of a second classifier is that of the first.
+OTHER_SEEDS := --seed_everything=1 --data.init_args.seed=1 --model.init_args.seed=1
+
 # The chain from images with reports to evaluated samples.
 # $(1) name of the chain: runs/$(1) and, where there are some, configs/experiment/$(1)/*.yaml; $(2) texts that it needs
 stage_configs = -c configs/base.yaml -c configs/$(2).yaml $(if $(wildcard configs/experiment/$(1)/$(2).yaml),-c configs/experiment/$(1)/$(2).yaml)
@@ -84,7 +87,7 @@ runs/$(1)/classifier/metrics.json: runs/$(1)/classifier/fit.done $$(MEASURES)
 
 # The feature network of the losses is another run with another seed: the judge must not have been optimised against.
 runs/$(1)/features/fit.done: $$(CODE_classifier) $$(CORE) configs/classifier.yaml $(wildcard configs/experiment/$(1)/classifier.yaml) | .venv/installed
-	$$(call fit,runs/$(1)/features,$(call stage_configs,$(1),classifier) --seed_everything=1)
+	$$(call fit,runs/$(1)/features,$(call stage_configs,$(1),classifier) $(OTHER_SEEDS))
 
 runs/$(1)/codebook/fit.done: runs/$(1)/features/fit.done runs/$(1)/classifier/fit.done $$(CODE_codebook) $$(CORE) configs/codebook.yaml $(wildcard configs/experiment/$(1)/codebook.yaml) | .venv/installed
 	$$(call fit,runs/$(1)/codebook,$(call stage_configs,$(1),codebook))
