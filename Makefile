@@ -173,7 +173,7 @@ runs/nih/metrics.json: $(NIH_RUN)
 $(addprefix runs/nih/,features/fit.done classifier/fit.done): export OMP_NUM_THREADS := 1
 nih: .venv/installed ## the chain on real NIH ChestX-ray14 images at 128 px: make nih NIH=<folder>
 	@if [ -z "$(NIH)" ] || [ ! -d "$(NIH)" ]; then \
-	  echo "make nih needs the data set's folder: make nih NIH=<folder that holds Data_Entry_2017*.csv and images/>; found '$(NIH)'"; exit 1; fi
+	  echo "make nih needs the data set's folder: make nih NIH=<folder that holds Data_Entry_2017*.csv, train_val_list.txt, test_list.txt and images/>; found '$(NIH)'"; exit 1; fi
 	$(MAKE) --no-print-directory -j2 runs/nih/metrics.json
 	@cat runs/nih/table.txt
 

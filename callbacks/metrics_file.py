@@ -88,13 +88,15 @@ class MetricsFile(Callback):
             print(f"  {key:<44} " + (f"{number:.6g}" if number is not None else f"null ({reasons[key]})"))
 
     def _protocol(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-        manifest = getattr(getattr(trainer, "datamodule", None), "manifest", None)
+        data = getattr(trainer, "datamodule", None)
+        manifest = getattr(data, "manifest", None)
         seed = os.environ.get("PL_GLOBAL_SEED")
         return {
             "schema": SCHEMA,
             "stage": type(module).__name__,
             "data_digest": manifest.digest() if manifest is not None else None,
             "layout": manifest.source if manifest is not None else None,
+            "layout_options": getattr(data, "layout_options", None),  # they decide the splits
             "split": "test",
             **self._counts,
             "limit_test_batches": trainer.limit_test_batches,

@@ -23,6 +23,7 @@ def test_file_holds_every_logged_figure_and_how_it_was_made(tmp_path: Path, caps
 
     lightning.seed_everything(11, verbose=False)
     data = TinyData(37)
+    data.layout_options = {"boxed_patients": "test"}
     t = trainer(tmp_path, [FrechetDistance(RandomProjection()), MetricsFile()])
     t.test(TinyStage(), data, ckpt_path=checkpoint, weights_only=True, verbose=False)
     document = json.loads((tmp_path / "metrics.json").read_text())
@@ -33,6 +34,7 @@ def test_file_holds_every_logged_figure_and_how_it_was_made(tmp_path: Path, caps
         "stage": "TinyStage",
         "data_digest": data.manifest.digest(),
         "layout": "tiny",
+        "layout_options": {"boxed_patients": "test"},
         "split": "test",
         "n": 37,
         "repeated": 0,
