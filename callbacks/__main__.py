@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(layout(merged, verdicts))
     for note in notes(merged):
         print(f"note: {note}")
-    pictures = sorted(run.rglob("*.png"))
+    pictures = pictures_of(run)
     print(f"\nfigures with their protocol: {written}")
     for picture in pictures:
         print(f"picture: {picture}")
@@ -43,6 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     look = "look at the pictures, then " if pictures else ""
     print(f"\nnext: {look}run it on radiographs of your own: make nih NIH=<folder>; README.md names the other layouts")
     return 0
+
+
+def pictures_of(run: Path) -> list[Path]:
+    """The pictures worth a look: not the loggers' copies, and of a folder with a contact sheet the sheet alone."""
+    found = [path for path in sorted(run.rglob("*.png")) if "wandb" not in path.relative_to(run).parts]
+    sheets = {path.parent for path in found if path.name == "contact_sheet.png"}
+    return [path for path in found if path.parent not in sheets or path.name == "contact_sheet.png"]
 
 
 if __name__ == "__main__":

@@ -30,6 +30,10 @@ def test_stages_are_merged_flat_with_their_protocols(tmp_path: Path, capsys: pyt
     picture = tmp_path / "generator" / "pictures" / "test-0.png"
     picture.parent.mkdir()
     picture.write_bytes(b"")
+    samples, copy = tmp_path / "generator" / "samples", tmp_path / "generator" / "wandb" / "run-1"
+    for path in (samples / "contact_sheet.png", samples / "i1.png", copy / "test.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
     assert main([str(tmp_path)]) == 0
     document = json.loads((tmp_path / "metrics.json").read_text())
     assert set(document.pop("protocol")) == {"codebook", "generator"}
@@ -53,7 +57,8 @@ def test_stages_are_merged_flat_with_their_protocols(tmp_path: Path, capsys: pyt
     assert "tested on different data (codebook: aaaaaaaaaaaa; generator: bbbbbbbbbbbb)" in out
     assert "5 images for 6 features" in out
     assert "not measured yet: codebook/ssim, codebook/rfid, aligner/pointing" in out
-    assert f"picture: {picture}" in out
+    pictures = [line.removeprefix("picture: ") for line in out.splitlines() if line.startswith("picture: ")]
+    assert pictures == [str(picture), str(samples / "contact_sheet.png")]
     assert "next: look at the pictures" in out
     # The merged file is no stage: a second call gives the same.
     assert main([str(tmp_path)]) == 0
