@@ -19,7 +19,7 @@ from datamodules.phantom.report import report
 from datamodules.phantom.study import study
 from datamodules.reports.labels import FINDINGS, SPLITS
 from datamodules.reports.vocabulary import mine
-from datamodules.shards import read_image
+from datamodules.images import read_image
 
 SHOWN = 5
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from datamodules import layouts
 from datamodules.dataset import CXRDataset
 from datamodules.files import temporary_beside
-from datamodules.manifest import Drop, Manifest
+from datamodules.manifest import Remark, Manifest
 from datamodules.reports.labels import SPLITS, VIEWS
 from datamodules.samplers import EvalSampler, TrainSampler
 from datamodules.shards import build_store, images_digest, phantom_code
@@ -224,7 +224,7 @@ class CXRDataModule(LightningDataModule):
         # Each process writes its own, all are equal. The table is renamed last, since it is what is looked for.
         own = temporary_beside(path)
         source.save(own)
-        for suffix in (".drops.json", ""):
+        for suffix in (".ledger.json", ""):
             os.replace(f"{own}{suffix}", f"{path}{suffix}")
         return Manifest.load(path)
 
@@ -234,7 +234,7 @@ class CXRDataModule(LightningDataModule):
         def keep(rows: pd.Series, reason: str) -> None:
             nonlocal frame
             if not rows.all():
-                drops.append(Drop(reason, tuple(frame.loc[~rows, "image_id"])))
+                drops.append(Remark(reason, tuple(frame.loc[~rows, "image_id"])))
                 frame = frame[rows]
 
         if self.views is not None:

@@ -10,7 +10,8 @@ from torch.utils.data import Dataset
 
 from datamodules.manifest import Batch, Manifest
 from datamodules.reports.labels import VIEWS, UncertainPolicy, resolve_uncertain
-from datamodules.shards import open_store, read_masks
+from datamodules.images import read_masks
+from datamodules.shards import open_store
 from datamodules.tokens import TokenCache
 
 

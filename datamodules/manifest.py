@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -21,10 +21,13 @@ from datamodules.reports.labels import FINDINGS, SPLITS, VIEWS
 if TYPE_CHECKING:
     import torch
 
-SCHEMA = 1
+SCHEMA = 2  # of the files
+DIGEST_SCHEMA = 1
 TEXT_COLUMNS = ("image", "image_id", "study_id", "patient_id", "view", "split", "report", "report_source", "boxes")
 NUMBER_COLUMNS = ("age",)
-COLUMNS = (*TEXT_COLUMNS, "sex", *NUMBER_COLUMNS, *FINDINGS)
+DIGESTED = (*TEXT_COLUMNS, "sex", *NUMBER_COLUMNS, *FINDINGS)
+COLUMNS = (*DIGESTED, "source")
+Level = Literal["note", "warning", "error"]
 
 
 class Batch(TypedDict):
@@ -54,15 +57,25 @@ class Box:
 
 
 @dataclasses.dataclass(frozen=True)
-class Drop:
-    """One reason why rows of the source are not in the manifest, and which."""
+class Remark:
+    """One line of the ledger: something about rows of the source that a reader did not take as they stand, and which.
+
+    Attributes:
+        reason: what it is, the same text for all rows that share it, e.g. "no image file of this name".
+        ids: image ids, or what the source calls the thing where it has no image id (a report's or a file's name).
+        level: "error" where the source is wrong or incomplete, "warning" where something is lost or doubtful, "note"
+            where a rule was applied that a reader of the results should know.
+        mend: what the user can do about it; "" where nothing needs doing.
+    """
 
     reason: str
     ids: tuple[str, ...]
+    level: Level = "warning"
+    mend: str = ""
 
     @property
     def count(self) -> int:
-        """How many rows were dropped for this reason."""
+        """How many rows it is about."""
         return len(self.ids)
 
 
@@ -82,9 +95,10 @@ class Manifest:
 
     Attributes:
         frame: one row an image with the columns `COLUMNS`; text columns are str ("" where empty), `age` and the 14
-            labels float (NaN = unknown).
-        source: the layout that it was read with, e.g. "nih".
-        drops: what was left out of the source, by reason.
+            labels float (NaN = unknown). `source` names the layout of each row.
+        source: the layout that it was read with, e.g. "nih"; of joined sets all of them, e.g. "chexpert+nih".
+        drops: the ledger of what was left out of the source, by reason.
+        notes: the ledger of what was kept but is odd, inferred or unknown, by reason.
 
     Raises:
         ValueError: naming the first offending row and the mend.
@@ -92,7 +106,8 @@ class Manifest:
 
     frame: pd.DataFrame
     source: str
-    drops: tuple[Drop, ...] = ()
+    drops: tuple[Remark, ...] = ()
+    notes: tuple[Remark, ...] = ()
 
     def __post_init__(self) -> None:
         frame = self.frame
@@ -141,35 +156,62 @@ class Manifest:
 
     def digest(self) -> str:
         """Sha256 over all columns of all rows in order: equal digests mean equal data."""
-        hashes = pd.util.hash_pandas_object(self.frame[list(COLUMNS)], index=False).to_numpy()
-        return hashlib.sha256(f"{SCHEMA}:{self.source}:".encode() + hashes.tobytes()).hexdigest()
+        # Not over the column `source`: of one set it is `self.source`, of joined sets the ids begin with it.
+        hashes = pd.util.hash_pandas_object(self.frame[list(DIGESTED)], index=False).to_numpy()
+        return hashlib.sha256(f"{DIGEST_SCHEMA}:{self.source}:".encode() + hashes.tobytes()).hexdigest()
 
     def save(self, path: str | Path) -> None:
-        """Write `path` (Parquet) and `path`.drops.json, each under a temporary name first."""
+        """Write `path` (Parquet) and `path`.ledger.json, each under a temporary name first."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        ledger = {"schema": SCHEMA, "source": self.source}
+        for name, remarks in (("drops", self.drops), ("notes", self.notes)):
+            ledger[name] = [{**dataclasses.asdict(r), "count": r.count, "ids": list(r.ids)} for r in remarks]
+        # The table comes last: where it is, its ledger is.
+        target = ledger_path(path)
+        temporary = temporary_beside(target)
+        temporary.write_text(json.dumps(ledger, indent=1, ensure_ascii=False))
+        os.replace(temporary, target)
         temporary = temporary_beside(path)
         self.frame[list(COLUMNS)].to_parquet(temporary, index=False)
         os.replace(temporary, path)
-        drops = [{"reason": d.reason, "count": d.count, "ids": list(d.ids)} for d in self.drops]
-        ledger = path.with_name(path.name + ".drops.json")
-        temporary = temporary_beside(ledger)
-        temporary.write_text(json.dumps({"schema": SCHEMA, "source": self.source, "drops": drops}, indent=1))
-        os.replace(temporary, ledger)
 
     @staticmethod
     def load(path: str | Path) -> "Manifest":
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: when the table or its ledger is missing.
+            ValueError: when it was written by another version.
+        """
         path = Path(path)
-        ledger = json.loads(path.with_name(path.name + ".drops.json").read_text())
-        drops = tuple(Drop(d["reason"], tuple(d["ids"])) for d in ledger["drops"])
-        return Manifest(pd.read_parquet(path), ledger["source"], drops)
+        for file in (path, ledger_path(path)):
+            if not file.is_file():
+                raise FileNotFoundError(f"{file} does not exist; write the manifest again: python -m datamodules prepare")
+        ledger = json.loads(ledger_path(path).read_text())
+        if ledger.get("schema") != SCHEMA:
+            raise ValueError(
+                f"{path}: is a manifest of schema {ledger.get('schema')}, expected {SCHEMA}; remove it, it is made again"
+            )
+        drops, notes = (
+            tuple(Remark(r["reason"], tuple(r["ids"]), r["level"], r["mend"]) for r in ledger[name])
+            for name in ("drops", "notes")
+        )
+        return Manifest(pd.read_parquet(path), ledger["source"], drops, notes)
 
 
-def make_manifest(rows: Sequence[dict] | pd.DataFrame, *, source: str, drops: Sequence[Drop] = ()) -> Manifest:
+def ledger_path(path: Path) -> Path:
+    """Where the ledger of the manifest at `path` is."""
+    return path.with_name(path.name + ".ledger.json")
+
+
+def make_manifest(
+    rows: Sequence[dict] | pd.DataFrame, *, source: str, drops: Sequence[Remark] = (), notes: Sequence[Remark] = ()
+) -> Manifest:
     """Build a Manifest from rows that hold at least image, image_id, patient_id and split; the rest gets its default.
 
-    Defaults: study_id = image_id, view = "unknown", report = report_source = boxes = sex = "", age and labels NaN.
+    Defaults: study_id = image_id, view = "unknown", report = report_source = boxes = sex = "", age and labels NaN. A
+    remark about no row is left out of the ledger.
     """
     frame = pd.DataFrame(rows)
     defaults: dict[str, Any] = dict.fromkeys((*NUMBER_COLUMNS, *FINDINGS), np.nan)
@@ -184,4 +226,6 @@ def make_manifest(rows: Sequence[dict] | pd.DataFrame, *, source: str, drops: Se
             frame[column] = frame[column].fillna("").astype(object).map(str)
     for column in (*NUMBER_COLUMNS, *FINDINGS):
         frame[column] = frame[column].astype(np.float32)
-    return Manifest(frame.reset_index(drop=True), source, tuple(drops))
+    frame["source"] = source
+    drops, notes = (tuple(remark for remark in remarks if remark.ids) for remarks in (drops, notes))
+    return Manifest(frame.reset_index(drop=True), source, drops, notes)

@@ -1,7 +1,4 @@
-"""Images of a manifest as one array of resized pixels, made once; and where each finding is, as masks.
-
-`read_image` is the only place that decodes a picture. What it cannot read is an error, never a black image.
-"""
+"""Images of a manifest as one array of resized pixels, made once."""
 
 import contextlib
 import hashlib
@@ -15,90 +12,16 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock, Timeout
-from PIL import Image, UnidentifiedImageError
 
 from datamodules.files import temporary_beside
-from datamodules.manifest import Box, Manifest, decode_boxes
-from datamodules.reports.labels import FINDINGS
+from datamodules.images import PHANTOM, read_image
+from datamodules.manifest import Manifest
 
 SCHEMA = 1
-PHANTOM = "phantom:"
 # Starting workers takes about a second, which is what this many images take.
 IN_PROCESS = 256
 CHUNK = 64
 SHOWN = 5
-
-
-def read_image(reference: str, *, size: int) -> np.ndarray:
-    """One radiograph, grey: uint8 [size, size].
-
-    A picture that is not square is padded with black to a centred square: nothing is cut off, nothing is stretched.
-    Eight bits are taken as they are; 16 bits and floats are scaled: the smallest value becomes 0, the largest 255.
-
-    Args:
-        reference: path of a picture that Pillow reads, or "phantom:<seed>:<index>".
-        size: side in pixels.
-
-    Raises:
-        ValueError: naming the file, when it is missing, truncated, no picture, or has nothing in it.
-    """
-    if reference.startswith(PHANTOM):
-        from datamodules.phantom import render
-        from datamodules.phantom.study import study
-
-        seed, index = _phantom(reference)
-        return _checked(render.render(study(seed, index), size=size), reference, size)
-    try:
-        with Image.open(reference) as picture:
-            # A JPEG decodes at 1/2, 1/4 or 1/8 for little; twice the wanted side keeps 55 dB to the full decode.
-            picture.draft("L", (2 * size, 2 * size))
-            grey = _grey(picture, reference)
-    except FileNotFoundError as error:
-        raise ValueError(f"{reference}: there is no such image; mend the path in the table, or the root") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{reference}: cannot be read as an image ({error}); fetch it again, or take its row out of the table"
-        ) from error
-    width, height = grey.size
-    side = max(width, height)
-    if width != height:
-        square = Image.new("L", (side, side), 0)
-        square.paste(grey, ((side - width) // 2, (side - height) // 2))
-        grey = square
-    if side != size:
-        grey = grey.resize((size, size), Image.Resampling.BICUBIC)
-    return _checked(np.array(grey, dtype=np.uint8), reference, size)
-
-
-def read_masks(reference: str, *, boxes: str | Sequence[Box], size: int) -> np.ndarray:
-    """Where each finding is: bool [14, size, size], all False where that is not known.
-
-    Args:
-        reference: as in `read_image`; a phantom has its own masks.
-        boxes: the manifest's `boxes` of the row. A box covers the pixels whose centres lie in it.
-        size: side in pixels.
-    """
-    if reference.startswith(PHANTOM):
-        from datamodules.phantom import render
-        from datamodules.phantom.study import study
-
-        seed, index = _phantom(reference)
-        return np.asarray(render.masks(study(seed, index), size=size), dtype=bool)
-    masks = np.zeros((len(FINDINGS), size, size), dtype=bool)
-    found = decode_boxes(boxes) if isinstance(boxes, str) else boxes
-    if not found:
-        return masks
-    with Image.open(reference) as picture:  # reads the header only
-        width, height = picture.size
-    side = max(width, height)
-    centres = (np.arange(size) + 0.5) / size
-    for box in found:
-        # Boxes are fractions of the picture; the padding of read_image moves and shrinks them.
-        left, right = ((x * width + (side - width) // 2) / side for x in (box.x0, box.x1))
-        top, bottom = ((y * height + (side - height) // 2) / side for y in (box.y0, box.y1))
-        inside = ((centres >= top) & (centres < bottom))[:, None] & ((centres >= left) & (centres < right))[None, :]
-        masks[FINDINGS.index(box.finding)] |= inside
-    return masks
 
 
 def images_digest(manifest: Manifest, *, size: int) -> str:
@@ -239,28 +162,3 @@ def _fill_chunk(path: Path, start: int, references: list[str], ids: list[str], s
     store.flush()
     return failures
 
-
-def _grey(picture: Image.Image, reference: str) -> Image.Image:
-    if picture.mode not in ("F", "I") and not picture.mode.startswith("I;16"):
-        return picture.convert("L")
-    values = np.asarray(picture, dtype=np.float32)
-    bad = int((~np.isfinite(values)).sum())
-    if bad:
-        raise ValueError(f"{reference}: {bad} of {values.size} pixels are not finite; fetch the image again")
-    low, high = float(values.min()), float(values.max())
-    if low == high:
-        raise ValueError(f"{reference}: every pixel is {low:g}, there is nothing in it; take its row out of the table")
-    return Image.fromarray(np.round((values - low) * (255.0 / (high - low))).astype(np.uint8))
-
-
-def _phantom(reference: str) -> tuple[int, int]:
-    parts = reference.split(":")
-    if len(parts) != 3 or not (parts[1].isdecimal() and parts[2].isdecimal()):
-        raise ValueError(f"{reference}: is not a phantom; expected phantom:<seed>:<index>")
-    return int(parts[1]), int(parts[2])
-
-
-def _checked(pixels: np.ndarray, reference: str, size: int) -> np.ndarray:
-    if pixels.dtype != np.uint8 or pixels.shape != (size, size):
-        raise ValueError(f"{reference}: expected uint8 {(size, size)} and found {pixels.dtype} {pixels.shape}")
-    return pixels

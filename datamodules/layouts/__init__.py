@@ -26,7 +26,19 @@ def _lazy(name: str) -> "Callable[..., Manifest]":
     return read_layout
 
 
-LAYOUTS: "dict[str, Callable[..., Manifest]]" = {name: _lazy(name) for name in ("nih", "openi", "phantom", "table")}
+NAMES = (
+    "chexpert",
+    "chexpert_plus",
+    "joined",
+    "mimic_cxr",
+    "nih",
+    "openi",
+    "padchest",
+    "phantom",
+    "table",
+    "vindr",
+)
+LAYOUTS: "dict[str, Callable[..., Manifest]]" = {name: _lazy(name) for name in NAMES}
 
 
 def read(layout: str, root: str | Path | None, **options: Any) -> "Manifest":

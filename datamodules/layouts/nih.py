@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from datamodules.layouts.source import hash_fractions, require_columns, require_root
+from datamodules.layouts.source import hash_fractions, require_columns, open_root
 from datamodules.layouts.views import normalise_views
-from datamodules.manifest import Box, Drop, Manifest, encode_boxes, make_manifest
+from datamodules.manifest import Box, Remark, Manifest, encode_boxes, make_manifest
 from datamodules.reports.labels import FINDINGS
 
 LABELS: dict[str, str | None] = {
@@ -68,7 +68,7 @@ def read(
         FileNotFoundError: naming the file or folder that is missing.
         ValueError: for missing columns, an unknown label or view, a patient in both split lists.
     """
-    folder = require_root(root, layout="nih", expected=EXPECTED)
+    folder = open_root(root, layout="nih", expected=EXPECTED)
     entry = next((folder / name for name in ENTRY_FILES if (folder / name).is_file()), None)
     if entry is None:
         raise FileNotFoundError(f"layout nih: {folder} has neither {' nor '.join(ENTRY_FILES)}; expected {EXPECTED}")
@@ -93,9 +93,9 @@ def read(
     listed, present = frame["split"] != "", frame["image"] != ""
     drops = []
     if not listed.all():
-        drops.append(Drop("in neither train_val_list.txt nor test_list.txt", tuple(frame.loc[~listed, "image_id"])))
+        drops.append(Remark("in neither train_val_list.txt nor test_list.txt", tuple(frame.loc[~listed, "image_id"])))
     if not (present | ~listed).all():
-        drops.append(Drop("no image file of this name under images*/", tuple(frame.loc[listed & ~present, "image_id"])))
+        drops.append(Remark("no image file of this name under images*/", tuple(frame.loc[listed & ~present, "image_id"])))
     kept = frame[listed & present]
     if kept.empty:
         raise FileNotFoundError(

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.layouts.source import hashed_split, require_root
-from datamodules.manifest import Drop, Manifest, make_manifest
+from datamodules.layouts.source import hashed_split, open_root
+from datamodules.manifest import Remark, Manifest, make_manifest
 from datamodules.reports.labels import FINDINGS
 from datamodules.reports.sections import Section, Sections, choose, clean
 
@@ -65,7 +65,7 @@ def read(root: str | Path | None, *, section: Section = "findings", seed: int = 
         FileNotFoundError: when the root or the reports in it are missing.
         ValueError: when a report is not readable XML or has no uId, naming the file.
     """
-    path = require_root(root, layout="openi", expected=EXPECTED)
+    path = open_root(root, layout="openi", expected=EXPECTED)
     images = _images(path if path.is_dir() else path.parent)
     rows: list[dict] = []
     without: list[str] = []
@@ -97,7 +97,7 @@ def read(root: str | Path | None, *, section: Section = "findings", seed: int = 
     splits = hashed_split([row["patient_id"] for row in rows], seed=seed)
     for row, split in zip(rows, splits, strict=True):
         row["split"] = split
-    drops = [Drop(f"no section {section!r}", tuple(without))] if without else []
+    drops = [Remark(f"no section {section!r}", tuple(without))] if without else []
     try:
         return make_manifest(rows, source="openi", drops=drops)
     except ValueError as error:

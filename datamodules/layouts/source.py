@@ -1,15 +1,23 @@
-"""What every layout on disk shares: a root that exists, columns that exist, and a seeded split by patient."""
+"""What every layout on disk shares: a root that exists, tables that can be read, a listing, a seeded split by patient.
 
+A root is a local path or any fsspec URL (`s3://...`, `gs://...`, `zip://...`): `open_root` gives a path object for both.
+"""
+
+import gzip
 import hashlib
-from collections.abc import Iterable
+import os
+import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
-def require_root(root: str | Path | None, *, layout: str, expected: str) -> Path:
-    """The root as a Path.
+
+def open_root(root: str | Path | None, *, layout: str, expected: str) -> Path:
+    """The root as a path object; of a URL it is a UPath, which has the same methods.
 
     Args:
         root: what the user gave; None if nothing.
@@ -22,10 +30,19 @@ def require_root(root: str | Path | None, *, layout: str, expected: str) -> Path
     mend = "name it with --data.init_args.root=<folder> or the environment variable CXR_ROOT"
     if root is None or str(root) == "":
         raise FileNotFoundError(f"layout {layout}: no root given; it should hold {expected}; {mend}")
-    path = Path(root).expanduser()
+    path = as_path(root)
     if not path.exists():
-        raise FileNotFoundError(f"layout {layout}: {path} does not exist; it should hold {expected}; {mend}")
+        raise FileNotFoundError(f"layout {layout}: {root} does not exist; it should hold {expected}; {mend}")
     return path
+
+
+def as_path(root: str | Path) -> Path:
+    """A Path of a local path, a UPath of an fsspec URL."""
+    if "://" not in str(root):
+        return Path(root).expanduser()
+    from upath import UPath
+
+    return UPath(root)
 
 
 def require_columns(frame: pd.DataFrame, *, file: Path, options: dict[str, str]) -> None:
@@ -42,6 +59,84 @@ def require_columns(frame: pd.DataFrame, *, file: Path, options: dict[str, str])
     for column, option in options.items():
         if column not in frame.columns:
             raise ValueError(f"{file}: column {column!r} is missing; it has {list(map(str, frame.columns))}; {option}")
+
+
+def find_file(root: Path, names: Sequence[str]) -> Path | None:
+    """The first of these names that is a file under the root (a name may hold folders); None where none is."""
+    return next((root / name for name in names if (root / name).is_file()), None)
+
+
+def require_file(root: Path, names: Sequence[str], *, layout: str, expected: str) -> Path:
+    """As `find_file`.
+
+    Raises:
+        FileNotFoundError: where none is, naming them and what the root should hold.
+    """
+    found = find_file(root, names)
+    if found is None:
+        raise FileNotFoundError(
+            f"layout {layout}: {root} has no {' or '.join(names)}; it should hold {expected}; fetch the missing file"
+        )
+    return found
+
+
+def with_gz(*names: str) -> list[str]:
+    """Each name as it is published, gzipped, and as users unpack it: name.gz and name."""
+    return [variant for name in names for variant in (f"{name}.gz", name)]
+
+
+def read_csv(path: Path, *, columns: Sequence[str] = (), sep: str = ",") -> pd.DataFrame:
+    """A CSV, gzipped if its name ends in .gz, with all fields as text and "" for empty ones.
+
+    Args:
+        path: local or remote.
+        columns: that it must have, as published.
+        sep: between fields.
+
+    Raises:
+        ValueError: naming the file, when it is no table, is cut off, is not UTF-8, or lacks a column.
+    """
+    again = "fetch the file again, or save it as comma-separated UTF-8"
+    try:
+        with path.open("rb") as raw:
+            file = gzip.open(raw) if path.name.endswith(".gz") else raw
+            table = pd.read_csv(file, dtype=str, keep_default_na=False, sep=sep, encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not UTF-8 at byte {error.start}; {again}") from error
+    except pd.errors.EmptyDataError as error:
+        raise ValueError(f"{path}: is empty; {again}") from error
+    except (pd.errors.ParserError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: cannot be read as a table ({error}); {again}") from error
+    # Of a row that ends early pandas makes empty fields, which are NaN here and nowhere else.
+    cut = np.flatnonzero(table.isna().any(axis=1).to_numpy())
+    if len(cut):
+        raise ValueError(f"{path}: row {cut[0] + 2} has fewer fields than the header ({len(cut)} rows do); {again}")
+    if columns:
+        require_columns(table, file=path, options=dict.fromkeys(columns, "take the file as it is published"))
+    return table
+
+
+def list_files(folder: Path, *, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[str]:
+    """Names of all files below a folder, relative to it with "/", sorted; [] where there is no such folder.
+
+    One walk over the tree: on a network disk that is far cheaper than asking for each file of a table.
+
+    Args:
+        folder: local or remote; links to folders are followed.
+        suffixes: lower case, with the dot; compared without regard to case. () takes all files.
+    """
+    found: list[str] = []
+    if isinstance(folder, os.PathLike):
+        base = os.fspath(folder)
+        for place, _, names in os.walk(base, followlinks=True):
+            prefix = os.path.relpath(place, base).replace(os.sep, "/")
+            found += names if prefix == "." else [f"{prefix}/{name}" for name in names]
+    elif folder.exists():
+        base = folder.path.rstrip("/")
+        found = [name[len(base) + 1 :] for name in folder.fs.find(folder.path)]
+    chosen = [n for n in found if n.lower().endswith(tuple(suffixes))] if suffixes else found
+    # Names that begin with a dot are other programs' (a Mac's "._x.png") or half written.
+    return sorted(name for name in chosen if not name.rsplit("/", 1)[-1].startswith("."))
 
 
 def hash_fractions(patients: Iterable[str], *, seed: int) -> np.ndarray:

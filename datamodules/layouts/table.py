@@ -6,9 +6,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from datamodules.layouts.source import hashed_split, require_columns, require_root
+from datamodules.layouts.source import hashed_split, require_columns, open_root
 from datamodules.layouts.views import normalise_views
-from datamodules.manifest import Drop, Manifest, make_manifest
+from datamodules.manifest import Remark, Manifest, make_manifest
 from datamodules.reports.labels import FINDINGS, SPLITS
 from datamodules.reports.sections import choose, split_sections
 
@@ -62,7 +62,7 @@ def read(
         ValueError: naming file and row or column, for missing columns, unknown views, splits, labels, or a patient in
             two splits.
     """
-    path = _table(require_root(root, layout="table", expected=EXPECTED), file)
+    path = _table(open_root(root, layout="table", expected=EXPECTED), file)
     table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str, keep_default_na=False)
     if table.empty:
         raise ValueError(f"{path}: the table has no rows")
@@ -116,7 +116,7 @@ def read(
     if "sex" in table:
         frame["sex"] = table["sex"]
 
-    drops: list[Drop] = []
+    drops: list[Remark] = []
     frame["report"] = _texts(table[text_column]) if text_column else ""
     frame["report_source"] = np.where(frame["report"] == "", "none", f"column {text_column}")
     if text_column and section is not None:
@@ -125,7 +125,7 @@ def read(
         frame["report_source"] = [source for _, source in chosen]
         without = frame["report"] == ""
         if without.any():
-            drops.append(Drop(f"no section {section!r}", tuple(frame.loc[without, "image_id"])))
+            drops.append(Remark(f"no section {section!r}", tuple(frame.loc[without, "image_id"])))
             frame = frame[~without]
     try:
         return make_manifest(frame, source="table", drops=drops)

@@ -13,7 +13,7 @@ from datamodules.__main__ import main
 from datamodules.cxr import CXRDataModule
 from datamodules.manifest import Manifest
 from datamodules.reports.labels import FINDINGS
-from datamodules.shards import read_masks
+from datamodules.images import read_masks
 
 
 @pytest.fixture

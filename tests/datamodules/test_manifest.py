@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from datamodules.manifest import Box, Drop, Manifest, decode_boxes, encode_boxes, make_manifest
+from datamodules.manifest import Box, Remark, Manifest, decode_boxes, encode_boxes, make_manifest
 
 
 def rows(**changes):
@@ -40,12 +40,12 @@ def test_wrong_rows_are_named(changes, message):
 
 
 def test_save_and_load_keep_rows_digest_and_drops(tmp_path):
-    manifest = make_manifest(rows(), source="x", drops=[Drop("no image", ("c", "d"))])
+    manifest = make_manifest(rows(), source="x", drops=[Remark("no image", ("c", "d"))])
     manifest.save(tmp_path / "m.parquet")
     loaded = Manifest.load(tmp_path / "m.parquet")
     assert loaded.digest() == manifest.digest()
     assert (loaded.drops[0].reason, loaded.drops[0].count) == ("no image", 2)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.parquet", "m.parquet.drops.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.parquet", "m.parquet.ledger.json"]
 
 
 def test_several_processes_may_save_the_same_manifest(tmp_path):
@@ -54,7 +54,7 @@ def test_several_processes_may_save_the_same_manifest(tmp_path):
         for saved in [pool.submit(manifest.save, path) for _ in range(24)]:
             saved.result()
     assert Manifest.load(path).digest() == manifest.digest()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.parquet", "m.parquet.drops.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.parquet", "m.parquet.ledger.json"]
 
 
 def test_digest_depends_on_every_kind_of_column():

@@ -11,7 +11,8 @@ from PIL import Image
 from datamodules import shards
 from datamodules.manifest import Box, make_manifest
 from datamodules.reports.labels import FINDINGS
-from datamodules.shards import build_store, images_digest, open_store, read_image, read_masks
+from datamodules.images import read_image, read_masks
+from datamodules.shards import build_store, images_digest, open_store
 
 
 def manifest_of(paths):

@@ -1,0 +1,186 @@
+"""Decoding radiographs: any picture of a data set as grey pixels of one size, and where each finding is, as masks.
+
+`read_image` is the only place that decodes a picture. What it cannot read is an error, never a black image.
+"""
+
+import io
+from collections.abc import Sequence
+from typing import BinaryIO
+
+import fsspec
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from datamodules.manifest import Box, decode_boxes
+from datamodules.reports.labels import FINDINGS
+
+PHANTOM = "phantom:"
+DICOM = (".dcm", ".dicom")
+
+
+def read_image(reference: str, *, size: int) -> np.ndarray:
+    """One radiograph, grey: uint8 [size, size].
+
+    A picture that is not square is padded with black to a centred square: nothing is cut off, nothing is stretched.
+    Eight bits are taken as they are; 16 bits and floats are scaled: the smallest value becomes 0, the largest 255. A
+    DICOM is shown as its own VOI window and photometric interpretation say, see `datamodules.dicom`.
+
+    Args:
+        reference: path or fsspec URL of a picture that Pillow reads or of a DICOM, or "phantom:<seed>:<index>".
+        size: side in pixels.
+
+    Raises:
+        ValueError: naming the file, when it is missing, truncated, no picture, or has nothing in it.
+    """
+    if reference.startswith(PHANTOM):
+        from datamodules.phantom import render
+        from datamodules.phantom.study import study
+
+        seed, index = _phantom(reference)
+        return _checked(render.render(study(seed, index), size=size), reference, size)
+    with open_image(reference) as file:
+        grey = decode(file, reference=reference, size=size)
+    return _checked(fit(grey, size=size), reference, size)
+
+
+def open_image(reference: str) -> BinaryIO:
+    """A picture's bytes, from disk or from an fsspec URL.
+
+    Raises:
+        ValueError: naming it, when it is missing or may not be read.
+    """
+    try:
+        if "://" in reference:
+            # Remote files are read whole: a decoder's many small reads would each be a request.
+            with fsspec.open(reference, "rb") as remote:
+                return io.BytesIO(remote.read())
+        return open(reference, "rb")
+    except FileNotFoundError as error:
+        raise ValueError(f"{reference}: there is no such image; mend the path in the table, or the root") from error
+    except OSError as error:
+        raise ValueError(f"{reference}: cannot be opened ({error}); mend its permissions or fetch it again") from error
+
+
+def decode(file: BinaryIO, *, reference: str, size: int) -> Image.Image:
+    """A grey picture of mode "L" whose longer side is at least `size` where the source's is.
+
+    Args:
+        file: at the start of the picture.
+        reference: its name; the suffix tells a DICOM.
+        size: what it will be resized to: a JPEG is decoded no larger than this needs.
+
+    Raises:
+        ValueError: naming the file, for what is no picture, is cut off, or has nothing in it.
+    """
+    if reference.lower().endswith(DICOM):
+        from datamodules.dicom import read_dicom
+
+        return Image.fromarray(read_dicom(file, reference=reference))
+    try:
+        with Image.open(file) as picture:
+            # A JPEG decodes at 1/2, 1/4 or 1/8 for little; twice the wanted side keeps 55 dB to the full decode.
+            picture.draft("L", (2 * size, 2 * size))
+            return _grey(picture, reference)
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{reference}: cannot be read as an image ({error}); fetch it again, or take its row out of the table"
+        ) from error
+
+
+def fit(grey: Image.Image, *, size: int) -> np.ndarray:
+    """A picture of mode "L" padded to a centred square and resized: uint8 [size, size]."""
+    width, height = grey.size
+    side = max(width, height)
+    if width != height:
+        square = Image.new("L", (side, side), 0)
+        square.paste(grey, ((side - width) // 2, (side - height) // 2))
+        grey = square
+    if side != size:
+        grey = grey.resize((size, size), Image.Resampling.BICUBIC)
+    return np.array(grey, dtype=np.uint8)
+
+
+def picture_size(reference: str) -> tuple[int, int]:
+    """Width and height in pixels, from the header alone.
+
+    Raises:
+        ValueError: naming the file, when it is missing or no picture.
+    """
+    if reference.lower().endswith(DICOM):
+        from datamodules.dicom import dicom_size
+
+        with open_image(reference) as file:
+            return dicom_size(file, reference=reference)
+    try:
+        with open_image(reference) as file, Image.open(file) as picture:
+            return picture.size
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"{reference}: cannot be read as an image ({error}); fetch it again") from error
+
+
+def read_masks(reference: str, *, boxes: str | Sequence[Box], size: int) -> np.ndarray:
+    """Where each finding is: bool [14, size, size], all False where that is not known.
+
+    Args:
+        reference: as in `read_image`; a phantom has its own masks.
+        boxes: the manifest's `boxes` of the row. A box covers the pixels whose centres lie in it.
+        size: side in pixels.
+    """
+    if reference.startswith(PHANTOM):
+        from datamodules.phantom import render
+        from datamodules.phantom.study import study
+
+        seed, index = _phantom(reference)
+        return np.asarray(render.masks(study(seed, index), size=size), dtype=bool)
+    masks = np.zeros((len(FINDINGS), size, size), dtype=bool)
+    found = decode_boxes(boxes) if isinstance(boxes, str) else boxes
+    if not found:
+        return masks
+    width, height = picture_size(reference)
+    side = max(width, height)
+    centres = (np.arange(size) + 0.5) / size
+    for box in found:
+        # Boxes are fractions of the picture; the padding of read_image moves and shrinks them.
+        left, right = ((x * width + (side - width) // 2) / side for x in (box.x0, box.x1))
+        top, bottom = ((y * height + (side - height) // 2) / side for y in (box.y0, box.y1))
+        inside = ((centres >= top) & (centres < bottom))[:, None] & ((centres >= left) & (centres < right))[None, :]
+        masks[FINDINGS.index(box.finding)] |= inside
+    return masks
+
+
+def scale_to_bytes(values: np.ndarray, *, reference: str) -> np.ndarray:
+    """Pixels of any depth as uint8 of the same shape: the smallest value becomes 0, the largest 255.
+
+    Args:
+        values: float32 [H,W].
+        reference: the file, for the message.
+
+    Raises:
+        ValueError: when a pixel is not finite, or all are equal.
+    """
+    bad = int((~np.isfinite(values)).sum())
+    if bad:
+        raise ValueError(f"{reference}: {bad} of {values.size} pixels are not finite; fetch the image again")
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        raise ValueError(f"{reference}: every pixel is {low:g}, there is nothing in it; take its row out of the table")
+    return np.round((values - low) * (255.0 / (high - low))).astype(np.uint8)
+
+
+def _grey(picture: Image.Image, reference: str) -> Image.Image:
+    if picture.mode not in ("F", "I") and not picture.mode.startswith("I;16"):
+        return picture.convert("L")
+    return Image.fromarray(scale_to_bytes(np.asarray(picture, dtype=np.float32), reference=reference))
+
+
+def _phantom(reference: str) -> tuple[int, int]:
+    parts = reference.split(":")
+    if len(parts) != 3 or not (parts[1].isdecimal() and parts[2].isdecimal()):
+        raise ValueError(f"{reference}: is not a phantom; expected phantom:<seed>:<index>")
+    return int(parts[1]), int(parts[2])
+
+
+def _checked(pixels: np.ndarray, reference: str, size: int) -> np.ndarray:
+    if pixels.dtype != np.uint8 or pixels.shape != (size, size):
+        raise ValueError(f"{reference}: expected uint8 {(size, size)} and found {pixels.dtype} {pixels.shape}")
+    return pixels

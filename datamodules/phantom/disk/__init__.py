@@ -1,0 +1,48 @@
+"""Phantoms written to disk as each public data set is: layout → write(out, *, studies, seed, size, ...) → Manifest.
+
+A writer returns what a right reader of its folder must find, from the phantom alone: it never calls the reader.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datamodules.manifest import Manifest
+
+NAMES = ("chexpert", "chexpert_plus", "mimic_cxr", "nih", "openi", "padchest", "table", "vindr")
+
+
+def write(layout: str, out: str | Path, *, studies: int, seed: int = 0, size: int = 256, **options: Any) -> "Manifest":
+    """Write phantoms in a data set's own layout.
+
+    Args:
+        layout: one of NAMES.
+        out: the folder, which must be empty or not exist yet.
+        studies: how many phantoms, ≥ 1.
+        seed: of the phantoms.
+        size: side of the pictures in pixels, before a layout crops or pads them.
+        options: what that layout's `write` takes besides, e.g. which variant of the data set.
+
+    Returns:
+        The manifest that the layout's `read` must give with its default options.
+
+    Raises:
+        ValueError: for a layout or an option that does not exist, or a folder that is not empty.
+    """
+    if layout not in NAMES:
+        raise ValueError(f"no phantom is written as {layout!r}; expected one of {sorted(NAMES)}")
+    if studies < 1:
+        raise ValueError(f"expected at least 1 study, found {studies}")
+    out = Path(out)
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty; name a new folder, nothing is written over")
+    out.mkdir(parents=True, exist_ok=True)
+    function: Callable[..., Manifest] = importlib.import_module(f"datamodules.phantom.disk.{layout}").write
+    known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ValueError(f"the writer of {layout} has no option {unknown[0]!r}; its options are {known}")
+    return function(out, studies=studies, seed=seed, size=size, **options)
