@@ -73,7 +73,7 @@ CODE_prompter := $(CODE_all) lightning_modules/prompter.py \
 MEASURES := $(wildcard callbacks/*.py callbacks/*/*.py)
 
 # Weights, order of the images and their augmentation: nothing of a second classifier is that of the first.
-OTHER_SEEDS := --seed_everything=1 --data.init_args.seed=1 --model.init_args.seed=1
+OTHER_SEEDS := --seed_everything=1 --data.init_args.seed=1
 
 # The chain from images with reports to evaluated samples.
 # $(1) name of the chain: runs/$(1) and, where there are some, configs/experiment/$(1)/*.yaml; $(2) texts that it needs

@@ -1,26 +1,27 @@
 """CXRDataModule: a manifest, its resized images, its cached codes and clues, served as batches to every stage."""
 
-import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
 
 from datamodules import layouts
+from datamodules.augment import augment, mirror
 from datamodules.dataset import CXRDataset
-from datamodules.files import temporary_beside
-from datamodules.manifest import Remark, Manifest
-from datamodules.reports.labels import SPLITS, VIEWS
-from datamodules.samplers import EvalSampler, TrainSampler
-from datamodules.shards import build_store, images_digest, phantom_code
+from datamodules.loader import BatchLoader
+from datamodules.manifest import SCHEMA, Batch, Manifest
+from datamodules.prepare import fetch_manifest, positions, prepare
+from datamodules.prompts import with_prompts
+from datamodules.reports.labels import SPLITS, VIEWS, UncertainPolicy
+from datamodules.rows import RowTable, write_rows
+from datamodules.samplers import EvalSampler, TrainSampler, long_tail_weights
+from datamodules.selection import select
+from datamodules.shards import ShardStore, images_digest, phantom_code
 from datamodules.tokens import TokenCache, write_clues, write_tokens
 
 
@@ -28,16 +29,21 @@ class CXRDataModule(LightningDataModule):
     """Serves a data set to every stage; splits over ranks itself (`trainer.use_distributed_sampler: false`).
 
     Args:
-        layout: which data set: nih, openi, phantom or table.
-        root: its folder or file; by default the environment variable CXR_ROOT. The phantom needs none.
+        layout: which data set, one of `datamodules.layouts.NAMES`.
+        root: its folder, file or fsspec URL; by default the environment variable CXR_ROOT. The phantom needs none.
         layout_options: what the layout's `read` takes, e.g. `studies` and `seed` of the phantom.
+        shards: what `python -m datamodules prepare` wrote, a folder or an fsspec URL: its manifest and images are
+            served, and layout and root are not read.
         size: side of the images in pixels.
-        batch_size: rows a batch on each rank.
+        store: "shards" resizes all images once, into `cache_dir`, where `shards` names none; "files" decodes each
+            picture whenever it is asked for, which needs no disk and is some hundred times slower.
+        batch_size: most rows a batch on each rank.
         num_workers: loader processes; memory-mapped images are faster with 0.
         cache_dir: where manifests and resized images are kept.
-        seed: of the order of training rows and of the `limit` subset.
+        seed: of the order of training rows, of the `limit` subset, and of what is random in training images.
         views: keep these views only, e.g. [PA, AP]; the others are counted in the manifest's drops.
-        policy: what becomes of uncertain labels: "ignore" makes them NaN, "zeros" 0, "ones" 1.
+        policy: what becomes of uncertain labels: "ignore" makes them NaN, "zeros" 0, "ones" 1; or one of these for
+            each finding that is named.
         tokens: cache of image codes that the codebook's `predict` wrote; adds `codes`.
         clues: cache of clues that the aligner's `predict` wrote; adds `clues`.
         prompts: JSON Lines of {"study_id", "report"} written by the prompter. They replace the rows' reports, whose
@@ -45,7 +51,11 @@ class CXRDataModule(LightningDataModule):
         masks: add where each finding is to validation and test batches.
         text_only: serve one row a study without images, also those that have none.
         images: False serves no images, only what is in the caches.
-        limit: train on this many rows only, drawn by seed (few-shot).
+        limit: train on this many rows only, drawn by seed (few-shot); a smaller limit takes a subset of a larger one.
+        balance: 0 trains on each row once an epoch; up to 1, rows with rare findings are drawn more often, see
+            `datamodules.samplers.long_tail_weights`.
+        augment: strength of small shifts, zooms and contrast changes of training images, see `datamodules.augment`.
+        mirror: share of training images that are mirrored, with left and right exchanged in their reports.
         predict_splits: the splits that `predict` goes through, in the order of the manifest.
     """
 
@@ -55,13 +65,15 @@ class CXRDataModule(LightningDataModule):
         layout: str = "phantom",
         root: str | None = None,
         layout_options: dict[str, Any] | None = None,
+        shards: str | None = None,
         size: int = 64,
+        store: Literal["shards", "files"] = "shards",
         batch_size: int = 64,
         num_workers: int = 0,
         cache_dir: str = "runs/cache",
         seed: int = 0,
         views: list[str] | None = None,
-        policy: Literal["ignore", "zeros", "ones"] = "ignore",
+        policy: UncertainPolicy = "ignore",
         tokens: str | None = None,
         clues: str | None = None,
         prompts: str | None = None,
@@ -69,6 +81,9 @@ class CXRDataModule(LightningDataModule):
         text_only: bool = False,
         images: bool = True,
         limit: int | None = None,
+        balance: float = 0.0,
+        augment: float = 0.0,
+        mirror: float = 0.0,
         predict_splits: list[str] | None = None,
     ) -> None:
         super().__init__()
@@ -79,7 +94,13 @@ class CXRDataModule(LightningDataModule):
             wrong = sorted(set(names or ()) - set(known))
             if wrong:
                 raise ValueError(f"data.init_args.{what}: {wrong[0]!r} does not exist; expected of {list(known)}")
+        cached = [name for name, path in (("tokens", tokens), ("clues", clues)) if path]
+        if (augment or mirror) and cached:
+            raise ValueError(
+                f"data.init_args.{cached[0]} holds codes of unchanged images; set augment and mirror to 0 with it"
+            )
         self.layout, self.root, self.layout_options = layout, root, dict(layout_options or {})
+        self.shards, self.store = shards, store
         self.size, self.batch_size, self.num_workers = size, batch_size, num_workers
         self.cache_dir, self.seed = Path(cache_dir), seed
         self.views, self.policy = views, policy
@@ -87,8 +108,14 @@ class CXRDataModule(LightningDataModule):
         self.masks, self.text_only = masks, text_only
         self.images = images and not text_only
         self.limit, self.predict_splits = limit, predict_splits or list(SPLITS)
+        self.balance, self.augment, self.mirror = balance, augment, mirror
         self._source: Manifest | None = None
         self._manifest: Manifest | None = None
+        self._kept = np.zeros(0, dtype=np.int64)  # the row of `source` of each row of `manifest`
+        self._table: RowTable | None = None
+        self._store: tuple[ShardStore | str | None, np.ndarray] | None = None
+        self._loader: BatchLoader | None = None
+        self._resume: dict[str, Any] = {}
         self._caches: dict[str, TokenCache] | None = None
 
     # What is served
@@ -105,7 +132,7 @@ class CXRDataModule(LightningDataModule):
     def manifest(self) -> Manifest:
         """The rows that are served, and in its drops what was left out and why."""
         if self._manifest is None:
-            self._manifest = self._select(self.source)
+            self._manifest, self._kept = select(self.source, views=self.views, text_only=self.text_only)
         return self._manifest
 
     @property
@@ -133,7 +160,7 @@ class CXRDataModule(LightningDataModule):
 
     def train_reports(self) -> list[str]:
         """The reports of the training rows, each study's once; rows without a text are left out."""
-        frame = self._rows("train").frame.drop_duplicates("study_id")
+        frame = self.manifest.frame.iloc[self._rows("train")].drop_duplicates("study_id")
         return [report for report in frame["report"] if report]
 
     def reference_images(self, n: int, *, seed: int) -> torch.Tensor:
@@ -179,10 +206,12 @@ class CXRDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Read the layout, resize its images once, keep the manifest with its drops; on one rank of a node."""
         manifest = self.manifest
-        if self.images:
-            build_store(manifest, size=self.size, folder=self.cache_dir)
         digest = manifest.digest()
-        manifest.save(self.cache_dir / f"manifest-{digest[:12]}.parquet")
+        write_rows(manifest, self._rows_path(digest))
+        self._open_store()
+        path = self.cache_dir / f"manifest-{digest[:12]}.parquet"
+        if self.shards is None and not path.is_file():
+            manifest.save(path)
         counts = ", ".join(f"{split} {int((manifest.frame['split'] == split).sum())}" for split in SPLITS)
         dropped = "; ".join(f"{drop.count} × {drop.reason}" for drop in manifest.drops) or "nothing"
         print(f"data: {self.layout} {self.size} px: {counts}; digest {digest[:12]}; dropped: {dropped}", flush=True)
@@ -191,68 +220,65 @@ class CXRDataModule(LightningDataModule):
         """Open the caches, so that a wrong one is refused before anything starts."""
         self._load_caches()
 
-    def train_dataloader(self) -> DataLoader:
-        """Shuffled by (seed, epoch); an incomplete last batch is left out where there is a complete one."""
+    def train_dataloader(self) -> BatchLoader:
+        """Each training row once an epoch over all ranks, shuffled by (seed, epoch); weighted draws with `balance`."""
         dataset = self._dataset("train")
         rank, world = self._place()
-        sampler = TrainSampler(dataset, rank=rank, world=world, seed=self.seed)
-        return self._loader(dataset, sampler, drop_last=len(sampler) > self.batch_size)
+        weights = long_tail_weights(dataset.labels(), power=self.balance) if self.balance else None
+        sampler = TrainSampler(
+            dataset, batch_size=self.batch_size, rank=rank, world=world, seed=self.seed, weights=weights
+        )
+        self._loader = self._load(dataset, sampler)
+        self._loader.load_state_dict(self._resume)
+        return self._loader
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> BatchLoader:
         """Each validation row once over all ranks."""
         return self._eval_loader("validate", masks=self.masks)
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> BatchLoader:
         """Each test row once over all ranks."""
         return self._eval_loader("test", masks=self.masks)
 
-    def predict_dataloader(self) -> DataLoader:
+    def predict_dataloader(self) -> BatchLoader:
         """Each row of `predict_splits` once over all ranks."""
         return self._eval_loader(*self.predict_splits)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Change training images at random, on the device; what happens depends on (seed, epoch, image) alone."""
+        trainer = self.trainer
+        if trainer is not None and trainer.training and (self.augment or self.mirror) and "image" in batch:
+            keys = [f"{self.seed}/{trainer.current_epoch}/{image_id}" for image_id in batch["image_id"]]
+            if self.augment:
+                batch["image"] = augment(batch["image"], keys=keys, strength=self.augment)
+            if self.mirror:
+                batch["image"], batch["report"] = mirror(batch["image"], batch["report"], keys=keys, share=self.mirror)
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the epoch is: a checkpoint in its middle goes on with the next row."""
+        return {} if self._loader is None else self._loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep it for the loader, which is made later."""
+        self._resume = state_dict
 
     # How
 
     def _read(self) -> Manifest:
+        if self.shards is not None:
+            return Manifest.load(fetch_manifest(self.shards, cache=self.cache_dir))
         if self.layout != "phantom":
             return layouts.read(self.layout, self.root, **self.layout_options)
         # Describing thousands of phantoms takes longer than reading them back; only options and code change them.
-        key = json.dumps([self.root, sorted(self.layout_options.items()), phantom_code()])
+        key = json.dumps([SCHEMA, self.root, sorted(self.layout_options.items()), phantom_code()])
         path = self.cache_dir / f"phantom-{hashlib.sha256(key.encode()).hexdigest()[:12]}.parquet"
-        if path.is_file():
-            return Manifest.load(path)
-        source = layouts.read(self.layout, self.root, **self.layout_options)
-        # Each process writes its own, all are equal. The table is renamed last, since it is what is looked for.
-        own = temporary_beside(path)
-        source.save(own)
-        for suffix in (".ledger.json", ""):
-            os.replace(f"{own}{suffix}", f"{path}{suffix}")
+        if not path.is_file():
+            layouts.read(self.layout, self.root, **self.layout_options).save(path)
         return Manifest.load(path)
 
-    def _select(self, source: Manifest) -> Manifest:
-        frame, drops = source.frame, list(source.drops)
-
-        def keep(rows: pd.Series, reason: str) -> None:
-            nonlocal frame
-            if not rows.all():
-                drops.append(Remark(reason, tuple(frame.loc[~rows, "image_id"])))
-                frame = frame[rows]
-
-        if self.views is not None:
-            keep(frame["view"].isin(self.views), f"view is not one of {self.views}")
-        if self.text_only:
-            keep(frame["report"] != "", "no report")
-            keep(~frame["study_id"].duplicated(), "another image of a study that is served as text")
-        else:
-            keep(frame["image"] != "", "no image")
-        if frame.empty:
-            raise ValueError(
-                f"layout {self.layout}: none of {len(source)} rows is left: "
-                + "; ".join(f"{drop.count} × {drop.reason}" for drop in drops)
-                + ("" if self.text_only else "; set data.init_args.text_only=true for a data set without images")
-            )
-        return dataclasses.replace(source, frame=frame.reset_index(drop=True), drops=tuple(drops))
-
-    def _rows(self, *splits: str) -> Manifest:
+    def _rows(self, *splits: str) -> np.ndarray:
+        """Int64: the rows of the manifest in these splits, for training those within the limit."""
         frame = self.manifest.frame
         chosen = np.flatnonzero(frame["split"].isin(splits).to_numpy())
         if splits == ("train",) and self.limit is not None:
@@ -260,8 +286,29 @@ class CXRDataModule(LightningDataModule):
         if not len(chosen):
             counts = {split: int((frame["split"] == split).sum()) for split in SPLITS}
             raise ValueError(f"layout {self.layout}: no rows in {' or '.join(splits)}; the splits hold {counts}")
-        # The index stays that of the manifest: it is the row of the image store.
-        return dataclasses.replace(self.manifest, frame=frame.iloc[chosen])
+        return chosen
+
+    def _rows_path(self, digest: str) -> Path:
+        return self.cache_dir / f"rows-{digest[:24]}.arrow"
+
+    def _open_store(self) -> tuple[ShardStore | str | None, np.ndarray]:
+        """Where the images come from, and its row of each row of the manifest."""
+        if self._store is None:
+            manifest = self.manifest
+            every = np.arange(len(manifest))
+            if not self.images:
+                self._store = None, every
+            elif self.shards is not None:
+                store = ShardStore.open(self.shards, size=self.size, cache=self.cache_dir)
+                self._store = store, positions(store)[self._kept]
+            elif self.store == "files":
+                self._store = "files", every
+            else:
+                folder = self.cache_dir / f"images-{images_digest(manifest, size=self.size)[:12]}"
+                if not (folder / str(self.size) / "index.json").is_file():
+                    prepare(manifest, sizes=[self.size], out=folder)
+                self._store = ShardStore.open(folder, size=self.size), every
+        return self._store
 
     def _load_caches(self) -> dict[str, TokenCache]:
         if self._caches is None:
@@ -273,88 +320,30 @@ class CXRDataModule(LightningDataModule):
         return self._caches
 
     def _dataset(self, *splits: str, masks: bool = False) -> CXRDataset:
-        rows, caches = self._rows(*splits), self._load_caches()
-        store = None
-        if self.images:
-            # prepare_data made it; without a trainer it is made here.
-            store = (build_store(self.manifest, size=self.size, folder=self.cache_dir), len(self.manifest), self.size)
+        if self._table is None:
+            # prepare_data wrote it; without a trainer it is written here.
+            self._table = write_rows(self.manifest, self._rows_path(self.manifest.digest()))
+        caches, (store, store_rows) = self._load_caches(), self._open_store()
         return CXRDataset(
-            rows,
+            self._table,
+            self._rows(*splits),
             policy=self.policy,
             store=store,
-            store_rows=rows.frame.index.to_numpy(),
+            store_rows=store_rows,
+            size=self.size,
             codes=caches.get("codes"),
             clues=caches.get("clues"),
-            masks=self.size if masks and not self.text_only else None,
+            masks=masks and not self.text_only,
         )
 
     def _place(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _eval_loader(self, *splits: str, masks: bool = False) -> DataLoader:
+    def _eval_loader(self, *splits: str, masks: bool = False) -> BatchLoader:
         dataset = self._dataset(*splits, masks=masks)
         rank, world = self._place()
-        return self._loader(dataset, EvalSampler(dataset, rank=rank, world=world), drop_last=False)
+        return self._load(dataset, EvalSampler(dataset, batch_size=self.batch_size, rank=rank, world=world))
 
-    def _loader(self, dataset: CXRDataset, sampler: TrainSampler | EvalSampler, *, drop_last: bool) -> DataLoader:
+    def _load(self, dataset: CXRDataset, sampler: TrainSampler | EvalSampler) -> BatchLoader:
         on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            drop_last=drop_last,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=on_cuda,
-            collate_fn=_as_it_is,
-        )
-
-
-def _as_it_is(batch: Any) -> Any:
-    # `__getitems__` has made the batch already.
-    return batch
-
-
-def with_prompts(manifest: Manifest, path: str | Path) -> Manifest:
-    """The manifest with prompter-written reports in place of its own.
-
-    Args:
-        manifest: any.
-        path: JSON Lines with study_id and report, each study at most once. Studies without a line keep their report.
-
-    Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: naming file and line, for what is no such line; or when no study of the manifest is in the file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"prompts {path} do not exist; write them with the prompter's `predict`")
-    content = path.read_bytes()
-    reports: dict[str, str] = {}
-    for number, line in enumerate(content.decode().split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            study, report = row["study_id"], row["report"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}: line {number}: expected a JSON object with study_id and report, found {line[:80]!r}"
-            ) from error
-        if study in reports:
-            raise ValueError(f"{path}: line {number}: study {study} is given twice; keep one report a study")
-        if not str(report).strip():
-            raise ValueError(f"{path}: line {number}: study {study} has an empty report; remove the line")
-        reports[study] = str(report)
-    frame = manifest.frame.copy()
-    written = frame["study_id"].map(reports)
-    given = written.notna()
-    if not given.any():
-        example = next(iter(reports), "none")
-        raise ValueError(
-            f"{path}: none of its {len(reports)} studies (first: {example}) is in this data set (first: "
-            f"{frame['study_id'].iat[0]}); write the prompts again for this data set"
-        )
-    frame.loc[given, "report"] = written[given]
-    frame.loc[given, "report_source"] = f"prompter:{hashlib.sha256(content).hexdigest()[:12]}"
-    return dataclasses.replace(manifest, frame=frame)
+        return BatchLoader(dataset, sampler, num_workers=self.num_workers, pin_memory=on_cuda)

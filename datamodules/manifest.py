@@ -187,11 +187,13 @@ class Manifest:
         path = Path(path)
         for file in (path, ledger_path(path)):
             if not file.is_file():
-                raise FileNotFoundError(f"{file} does not exist; write the manifest again: python -m datamodules prepare")
+                raise FileNotFoundError(
+                    f"{file} does not exist; write the manifest again: python -m datamodules prepare"
+                )
         ledger = json.loads(ledger_path(path).read_text())
         if ledger.get("schema") != SCHEMA:
             raise ValueError(
-                f"{path}: is a manifest of schema {ledger.get('schema')}, expected {SCHEMA}; remove it, it is made again"
+                f"{path}: is a manifest of schema {ledger.get('schema')}, expected {SCHEMA}; remove it and make it again"
             )
         drops, notes = (
             tuple(Remark(r["reason"], tuple(r["ids"]), r["level"], r["mend"]) for r in ledger[name])

@@ -1,27 +1,179 @@
-"""Images of a manifest as one array of resized pixels, made once."""
+"""Resized radiographs on disk as shards: plain `.npy` files that are memory-mapped, with an index of their digests.
 
-import contextlib
+Why arrays and no streaming format: training draws rows in random order and must resume at the exact next one, which a
+memory map serves at the speed of memory (several hundred thousand images of 256 px a second and core, against tens of
+thousands from a chunked stream), and one copy in the page cache serves all workers. `datamodules.prepare` writes them.
+"""
+
 import hashlib
-import os
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+import json
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from datamodules.files import temporary_beside
-from datamodules.images import PHANTOM, read_image
+from datamodules.files import replacing
+from datamodules.images import PHANTOM
 from datamodules.manifest import Manifest
 
 SCHEMA = 1
-# Starting workers takes about a second, which is what this many images take.
-IN_PROCESS = 256
-CHUNK = 64
-SHOWN = 5
+INDEX = "index.json"
+AGAIN = "write the shards again: python -m datamodules prepare"
+READ = 1 << 20
+
+
+@dataclass
+class ShardStore:
+    """The images of a prepared data set at one size.
+
+    Attributes:
+        folder: where the shards are, a path or an fsspec URL, ending with the size.
+        size: side in pixels.
+        rows: number of rows, readable or not.
+        rows_per_shard: rows of every shard but the last.
+        shards: file name and sha256 of each.
+        unreadable: rows without a picture; asking for one is an error.
+        data_digest: `images_digest` of what was prepared.
+        cache: where shards of a URL are fetched to, each when it is first needed.
+    """
+
+    folder: str
+    size: int
+    rows: int
+    rows_per_shard: int
+    shards: list[dict[str, Any]]
+    unreadable: frozenset[int]
+    data_digest: str
+    cache: Path | None = None
+    _maps: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @staticmethod
+    def open(folder: str | Path, *, size: int, cache: str | Path | None = None) -> "ShardStore":
+        """Open what `prepare` wrote.
+
+        Args:
+            folder: the one given to `prepare` as --out, local or an fsspec URL.
+            size: side in pixels.
+            cache: local folder for the shards of a URL.
+
+        Raises:
+            FileNotFoundError: when there are no finished shards of that size.
+            ValueError: for another schema, or a URL without a cache.
+        """
+        place = f"{str(folder).rstrip('/')}/{size}"
+        try:
+            with fsspec.open(f"{place}/{INDEX}", "rb") as file:
+                index = json.load(file)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{place}/{INDEX} does not exist: no finished shards of {size} px; "
+                f"python -m datamodules prepare --size {size} --out {folder}"
+            ) from error
+        if index.get("schema") != SCHEMA:
+            raise ValueError(f"{place}: shards of schema {index.get('schema')}, expected {SCHEMA}; {AGAIN}")
+        if "://" in place and cache is None:
+            raise ValueError(f"{place} is remote: name a local folder for its shards with data.init_args.cache_dir")
+        return ShardStore(
+            folder=place,
+            size=index["size"],
+            rows=index["rows"],
+            rows_per_shard=index["rows_per_shard"],
+            shards=index["shards"],
+            unreadable=frozenset(index["unreadable"]),
+            data_digest=index["data_digest"],
+            cache=None if cache is None else Path(cache),
+        )
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Pickling a memory map would copy its pixels into each spawned worker.
+        return {name: value for name, value in self.__dict__.items() if name not in ("_maps", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _maps={}, _lock=threading.Lock())
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """The images of some rows: uint8 [n, size, size], in the order of `rows` (int [n]).
+
+        Raises:
+            IndexError: for a row that does not exist or whose picture could not be read.
+        """
+        if len(rows) and (rows.min() < 0 or rows.max() >= self.rows):
+            raise IndexError(f"{self.folder}: rows {rows.min()}..{rows.max()} are asked for, there are {self.rows}")
+        if self.unreadable and not self.unreadable.isdisjoint(rows.tolist()):
+            row = next(r for r in rows.tolist() if r in self.unreadable)
+            raise IndexError(
+                f"{self.folder}: row {row} has no picture; take the rows from the manifest beside the shards"
+            )
+        shard, inside = np.divmod(rows, self.rows_per_shard)
+        if len(rows) and (shard == shard[0]).all():
+            return self._map(int(shard[0]))[inside]
+        out = np.empty((len(rows), self.size, self.size), dtype=np.uint8)
+        for number in np.unique(shard).tolist():
+            mine = np.flatnonzero(shard == number)
+            pixels = self._map(number)
+            for target, source in zip(mine.tolist(), inside[mine].tolist(), strict=True):
+                out[target] = pixels[source]
+        return out
+
+    def verify(self) -> list[str]:
+        """Read every shard and compare its digest with the index: the names of those that differ."""
+        return [
+            shard["file"]
+            for number, shard in enumerate(self.shards)
+            if file_digest(self._local(number)) != shard["sha256"]
+        ]
+
+    def _map(self, number: int) -> np.ndarray:
+        if number not in self._maps:
+            path = self._local(number)
+            rows = min(self.rows_per_shard, self.rows - number * self.rows_per_shard)
+            try:
+                pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (ValueError, OSError) as error:
+                raise ValueError(f"{path}: cannot be opened as a shard ({error}); {AGAIN}") from error
+            if pixels.dtype != np.uint8 or pixels.shape != (rows, self.size, self.size):
+                raise ValueError(
+                    f"{path}: expected uint8 {(rows, self.size, self.size)} and found {pixels.dtype} {pixels.shape}; "
+                    f"remove the file and {AGAIN}"
+                )
+            self._maps[number] = pixels
+        return self._maps[number]
+
+    def _local(self, number: int) -> Path:
+        """The shard's file; one of a URL is fetched first, once for all processes, and its digest is checked."""
+        shard = self.shards[number]
+        if "://" not in self.folder:
+            return Path(self.folder) / shard["file"]
+        assert self.cache is not None
+        path = self.cache / f"shards-{self.data_digest[:12]}-{self.size}" / shard["file"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock, FileLock(f"{path}.lock"):
+            if not path.is_file():
+                with replacing(path) as temporary, fsspec.open(f"{self.folder}/{shard['file']}", "rb") as remote:
+                    with temporary.open("wb") as local:
+                        while block := remote.read(READ):
+                            local.write(block)
+                    found = file_digest(temporary)
+                    if found != shard["sha256"]:
+                        raise ValueError(
+                            f"{self.folder}/{shard['file']}: its sha256 is {found[:12]}, the index says "
+                            f"{shard['sha256'][:12]}; copy the prepared folder again"
+                        )
+        return path
+
+
+def file_digest(path: Path) -> str:
+    """Sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def images_digest(manifest: Manifest, *, size: int) -> str:
@@ -32,8 +184,8 @@ def images_digest(manifest: Manifest, *, size: int) -> str:
     state = hashlib.sha256(f"images:{SCHEMA}:{size}:{manifest.source}\n".encode())
     if manifest.frame["image"].str.startswith(PHANTOM).any():
         state.update(phantom_code().encode())
-    for image_id, image in zip(manifest.frame["image_id"], manifest.frame["image"], strict=True):
-        state.update(f"{image_id}\t{image}\n".encode())
+    pairs = zip(manifest.frame["image_id"], manifest.frame["image"], strict=True)
+    state.update("".join(f"{image_id}\t{image}\n" for image_id, image in pairs).encode())
     return state.hexdigest()
 
 
@@ -46,119 +198,3 @@ def phantom_code() -> str:
         here / "reports" / "sections.py",
     ]
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
-
-
-def build_store(manifest: Manifest, *, size: int, folder: str | Path) -> Path:
-    """Resize every image of the manifest once.
-
-    Args:
-        manifest: each row has an image.
-        size: side in pixels.
-        folder: where the array is kept.
-
-    Returns:
-        Path of a `.npy`, uint8 [N, size, size] in the manifest's order, named by `images_digest`. One that is there is
-        used again. It is written under a temporary name and renamed when complete.
-
-    Raises:
-        ValueError: naming the first images that cannot be read, and how many there are.
-    """
-    folder = Path(folder)
-    path = folder / f"images-{images_digest(manifest, size=size)[:12]}-{size}.npy"
-    if path.is_file():
-        open_store(path, count=len(manifest), size=size)
-        return path
-    references, ids = list(manifest.frame["image"]), list(manifest.frame["image_id"])
-    missing = [i for i, reference in zip(ids, references, strict=True) if not reference]
-    if missing:
-        raise ValueError(
-            f"{manifest.source}: image {missing[0]} has no file ({len(missing)} rows); serve it as text only"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(path):
-        if not path.is_file():  # another process may have made it meanwhile
-            _write_store(path, manifest.source, references, ids, size)
-    open_store(path, count=len(manifest), size=size)
-    return path
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold `path` for this process: stages of a chain or the jobs of a sweep start at once and want the same images."""
-    lock = FileLock(f"{path}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"images: waiting for another process that is making {path.name}", file=sys.stderr, flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _write_store(path: Path, source: str, references: list[str], ids: list[str], size: int) -> None:
-    temporary = temporary_beside(path)
-    try:
-        store = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(ids), size, size))
-        store.flush()
-        del store
-        failures = _fill(temporary, references, ids, size)
-        if failures:
-            shown = "\n  ".join(failures[:SHOWN])
-            raise ValueError(f"{source}: {len(failures)} of {len(ids)} images cannot be read:\n  {shown}")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def open_store(path: str | Path, *, count: int, size: int) -> np.ndarray:
-    """The array of `build_store`, memory-mapped.
-
-    Raises:
-        ValueError: when it is not uint8 [count, size, size].
-    """
-    store = np.load(path, mmap_mode="r", allow_pickle=False)
-    if store.dtype != np.uint8 or store.shape != (count, size, size):
-        raise ValueError(
-            f"{path}: expected uint8 {(count, size, size)} and found {store.dtype} {store.shape}; remove the file, it "
-            "is made again"
-        )
-    return store
-
-
-def _fill(path: Path, references: list[str], ids: list[str], size: int) -> list[str]:
-    jobs = [
-        (start, references[start : start + CHUNK], ids[start : start + CHUNK]) for start in range(0, len(ids), CHUNK)
-    ]
-    # What Slurm or a container granted, not what the node has.
-    workers = min(len(os.sched_getaffinity(0)), len(jobs))
-    # A spawned worker imports the main module again, which a script read from standard input does not allow.
-    main = getattr(sys.modules["__main__"], "__file__", None)
-    if len(ids) <= IN_PROCESS or workers < 2 or (main is not None and not Path(main).is_file()):
-        return [failure for job in jobs for failure in _fill_chunk(path, *job, size)]
-    failures: dict[int, list[str]] = {}
-    began, told = time.monotonic(), time.monotonic()
-    # Spawned, not forked: a fork of a process in which torch or CUDA has threads can hang.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        pending = {pool.submit(_fill_chunk, path, *job, size): job[0] for job in jobs}
-        for done, future in enumerate(as_completed(pending), start=1):
-            failures[pending[future]] = future.result()
-            if time.monotonic() - told > 5:
-                told = time.monotonic()
-                count = min(done * CHUNK, len(ids))
-                print(f"images: {count}/{len(ids)}, {count / (told - began):.0f}/s", file=sys.stderr, flush=True)
-    return [failure for start in sorted(failures) for failure in failures[start]]
-
-
-def _fill_chunk(path: Path, start: int, references: list[str], ids: list[str], size: int) -> list[str]:
-    store = np.load(path, mmap_mode="r+")
-    failures = []
-    for offset, (reference, image_id) in enumerate(zip(references, ids, strict=True)):
-        try:
-            store[start + offset] = read_image(reference, size=size)
-        except ValueError as error:
-            failures.append(f"image {image_id}: {error}")
-    store.flush()
-    return failures
-

@@ -6,7 +6,6 @@ scores, without any weights from a hub.
 
 import dataclasses
 import math
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -106,32 +105,6 @@ def masked_bce(logits: Tensor, labels: Tensor, *, positive_weight: float = 1.0) 
     return torch.where(known, losses, 0.0).sum() / count.clamp(min=1 / ranks)
 
 
-def augment(image: Tensor, *, keys: list[str], strength: float) -> Tensor:
-    """Small random shifts, zooms and contrast changes; never a mirror image, since left and right are findings' sides.
-
-    Args:
-        image: float [B,1,H,W] in [-1,1].
-        keys: one text an image that decides its change, so that it depends neither on the batch nor on the rank.
-        strength: 1 moves by up to 6 %, zooms by up to 8 % and changes contrast and brightness by up to 15 %; 0 does
-            nothing.
-
-    Returns:
-        Images of the same shape and range.
-    """
-    draws = torch.stack(
-        [torch.rand(5, generator=torch.Generator().manual_seed(zlib.crc32(key.encode()))) for key in keys]
-    )
-    draws = ((draws * 2 - 1) * strength).to(image)
-    zoom = 1 + 0.08 * draws[:, 0]
-    theta = image.new_zeros(len(image), 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = zoom
-    theta[:, :, 2] = 0.12 * draws[:, 1:3]  # in half image widths
-    grid = functional.affine_grid(theta, list(image.shape), align_corners=False)
-    moved = functional.grid_sample(image, grid, padding_mode="border", align_corners=False)
-    contrast, brightness = 1 + 0.15 * draws[:, 3], 0.15 * draws[:, 4]
-    return (moved * contrast[:, None, None, None] + brightness[:, None, None, None]).clamp(-1, 1)
-
-
 class FindingClassifier(lightning.LightningModule):
     """A classifier of the 14 findings, trained from scratch.
 
@@ -139,9 +112,7 @@ class FindingClassifier(lightning.LightningModule):
         network: sizes, or the plain data of a checkpoint.
         optimizer: from parameters to the optimiser.
         positive_weight: factor of positive labels in the loss; above 1 where findings are rare.
-        augmentation: strength of the random changes of training images, 0 for none.
         cosine: let the learning rate fall to 0 along half a cosine over the run.
-        seed: of the augmentation.
     """
 
     def __init__(
@@ -150,16 +121,14 @@ class FindingClassifier(lightning.LightningModule):
         *,
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=2e-3, weight_decay=0.02),
         positive_weight: float = 1.0,
-        augmentation: float = 1.0,
         cosine: bool = True,
-        seed: int = 0,
     ) -> None:
         super().__init__()
         config = stages.as_config(ClassifierConfig, network)
         self.save_hyperparameters({"network": dataclasses.asdict(config)})
         self.network = FindingNetwork(config)
         self.optimizer, self.cosine = optimizer, cosine
-        self.positive_weight, self.augmentation, self.seed = positive_weight, augmentation, seed
+        self.positive_weight = positive_weight
         self.auroc = FindingAUROC()
 
     def forward(self, image: Tensor) -> ClassifierOutput:
@@ -177,13 +146,9 @@ class FindingClassifier(lightning.LightningModule):
         return self.network(image)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Masked binary cross-entropy of augmented images."""
-        image = batch["image"]
-        if self.augmentation:
-            keys = [f"{self.seed}/{self.current_epoch}/{image_id}" for image_id in batch["image_id"]]
-            image = augment(image, keys=keys, strength=self.augmentation)
-        loss = masked_bce(self(image).logits, batch["labels"], positive_weight=self.positive_weight)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
+        """Masked binary cross-entropy."""
+        loss = masked_bce(self(batch["image"]).logits, batch["labels"], positive_weight=self.positive_weight)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

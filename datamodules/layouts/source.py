@@ -42,7 +42,8 @@ def as_path(root: str | Path) -> Path:
         return Path(root).expanduser()
     from upath import UPath
 
-    return UPath(root)
+    # It has the methods of a Path without being one.
+    return UPath(root)  # type: ignore[return-value]
 
 
 def require_columns(frame: pd.DataFrame, *, file: Path, options: dict[str, str]) -> None:
@@ -85,13 +86,14 @@ def with_gz(*names: str) -> list[str]:
     return [variant for name in names for variant in (f"{name}.gz", name)]
 
 
-def read_csv(path: Path, *, columns: Sequence[str] = (), sep: str = ",") -> pd.DataFrame:
+def read_csv(path: Path, *, columns: Sequence[str] = (), sep: str = ",", first: int | None = None) -> pd.DataFrame:
     """A CSV, gzipped if its name ends in .gz, with all fields as text and "" for empty ones.
 
     Args:
         path: local or remote.
         columns: that it must have, as published.
         sep: between fields.
+        first: read only so many fields of each row, where the header is longer than the rows.
 
     Raises:
         ValueError: naming the file, when it is no table, is cut off, is not UTF-8, or lacks a column.
@@ -100,7 +102,8 @@ def read_csv(path: Path, *, columns: Sequence[str] = (), sep: str = ",") -> pd.D
     try:
         with path.open("rb") as raw:
             file = gzip.open(raw) if path.name.endswith(".gz") else raw
-            table = pd.read_csv(file, dtype=str, keep_default_na=False, sep=sep, encoding="utf-8-sig")
+            kept = None if first is None else range(first)
+            table = pd.read_csv(file, dtype=str, keep_default_na=False, sep=sep, encoding="utf-8-sig", usecols=kept)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is not UTF-8 at byte {error.start}; {again}") from error
     except pd.errors.EmptyDataError as error:

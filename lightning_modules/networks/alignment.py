@@ -322,19 +322,30 @@ def contrastive_loss(
         dist.all_reduce(longest, op=dist.ReduceOp.MAX)
         extra = int(longest) - words.shape[1]
         words, mask = functional.pad(words, (0, 0, 0, extra)), functional.pad(mask, (0, extra))
-        all_patches, all_words = torch.cat(all_gather(patches)), torch.cat(all_gather(words))
-        all_mask, all_labels, all_texts = (_gathered_rows(part) for part in (mask, labels, texts))
+        all_patches, all_words, all_mask, all_labels, all_texts = (
+            _gathered(part) for part in (patches, words, mask, labels, texts)
+        )
         to_text = late_interaction(patches, all_words, all_mask)[0]
         to_image = late_interaction(all_patches, words, mask)[1]
     else:
         all_labels, all_texts = labels, texts
         to_text, to_image = late_interaction(patches, words, mask)
     targets = soft_targets(labels, all_labels, texts, all_texts, same_labels=same_labels)
-    return 0.5 * (soft_cross_entropy(scale * to_text, targets) + soft_cross_entropy(scale * to_image.T, targets))
+    # DDP takes the mean over ranks: a rank with one row more counts so much more.
+    share = len(labels) * (dist.get_world_size() if distributed() else 1) / len(all_labels)
+    return 0.5 * share * (soft_cross_entropy(scale * to_text, targets) + soft_cross_entropy(scale * to_image.T, targets))
 
 
-def _gathered_rows(rows: Tensor) -> Tensor:
-    """The rows of all ranks in order of rank, without gradients; all ranks have the same shape."""
-    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, rows.contiguous())
-    return torch.cat(parts)
+def _gathered(rows: Tensor) -> Tensor:
+    """[N_r, ...] of all ranks in order of rank, with their gradients; ranks may hold different numbers of rows."""
+    counts = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=rows.device)
+    counts[dist.get_rank()] = len(rows)
+    dist.all_reduce(counts)
+    # Collectives need equal shapes: pad to the longest rank and cut afterwards.
+    padded = torch.cat([rows, rows.new_zeros(int(counts.max()) - len(rows), *rows.shape[1:])])
+    if rows.is_floating_point() and rows.requires_grad:
+        parts = all_gather(padded)
+    else:
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded.contiguous())
+    return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)])

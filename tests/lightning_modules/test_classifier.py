@@ -1,4 +1,4 @@
-"""FindingClassifier: masked loss, AUROC, augmentation, its frozen form, checkpoints."""
+"""FindingClassifier: masked loss, AUROC, its frozen form, checkpoints."""
 
 import math
 from pathlib import Path
@@ -17,7 +17,6 @@ from lightning_modules.classifier import (
     FindingAUROC,
     FindingClassifier,
     FrozenFindingClassifier,
-    augment,
     auroc,
     masked_bce,
 )
@@ -46,7 +45,7 @@ def trained(tmp_path_factory):
     """A classifier that knows 16 images by heart, its metrics and its checkpoint."""
     folder = tmp_path_factory.mktemp("classifier")
     torch.manual_seed(0)
-    module = FindingClassifier(MICRO, optimizer=lambda params: torch.optim.AdamW(params, lr=1e-2), augmentation=0.3)
+    module = FindingClassifier(MICRO, optimizer=lambda params: torch.optim.AdamW(params, lr=1e-2))
     trainer = lightning.Trainer(
         max_epochs=25, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0,
@@ -130,18 +129,6 @@ def test_two_ranks_average_to_the_gradient_and_auroc_of_one(tmp_path: Path):
     metric = FindingAUROC()
     metric.update(logits, labels)
     assert [part["auroc"] for part in parts] == [metric.compute()["auroc"]] * 2
-
-
-def test_augmentation_depends_on_the_key_alone_and_never_mirrors():
-    image = torch.full((2, 1, 32, 32), -1.0)
-    image[:, :, :, 4:10] = 1.0  # a bar on the left
-    both, swapped = (augment(image, keys=keys, strength=1.0) for keys in (["a", "b"], ["b", "a"]))
-    assert torch.equal(both, swapped.flip(0))
-    assert not torch.equal(both[0], both[1])
-    assert torch.allclose(augment(image, keys=["a", "b"], strength=0.0), image, atol=1e-5)
-    many = augment(image[:1].expand(64, -1, -1, -1), keys=[str(i) for i in range(64)], strength=1.0)
-    assert (many[:, :, :, :16].mean((1, 2, 3)) > many[:, :, :, 16:].mean((1, 2, 3))).all()
-    assert many.abs().max() <= 1
 
 
 def test_it_learns_sixteen_images_and_reports_what_can_be_known(trained):

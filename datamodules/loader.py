@@ -1,0 +1,62 @@
+"""Batches in the order of a sampler, and how far the epoch is, so that a checkpoint in its middle can be gone on with."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from datamodules.dataset import CXRDataset
+from datamodules.manifest import Batch
+from datamodules.samplers import EvalSampler, TrainSampler
+
+
+class BatchLoader:
+    """Whole batches of a dataset in the order of a sampler that yields whole batches.
+
+    It holds a DataLoader but is none: Lightning rebuilds those for `predict` and under DDP, and the rows of each rank are
+    settled here. For training, `state_dict` counts the batches that were handed out, not those that worker processes have
+    fetched ahead. The order of an epoch is asked of the sampler when its first batch is: after Lightning has set the epoch.
+
+    Args:
+        dataset: takes a list of rows, gives a batch.
+        sampler: yields lists of rows; Lightning calls its `set_epoch`.
+        num_workers: processes that fetch batches; 0 for none.
+        pin_memory: for copies to a GPU.
+    """
+
+    def __init__(
+        self, dataset: CXRDataset, sampler: TrainSampler | EvalSampler, *, num_workers: int, pin_memory: bool
+    ) -> None:
+        self.dataset, self.sampler = dataset, sampler
+        self.batch_sampler = None  # Lightning asks for it wherever there is a sampler
+        self.loader = DataLoader(
+            dataset,
+            batch_size=None,  # the sampler's items are batches already
+            sampler=sampler,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=pin_memory,
+        )
+        self.step = 0
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.step = self.sampler.first_step() if isinstance(self.sampler, TrainSampler) else 0
+        for batch in self.loader:
+            self.step += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the current epoch is; {} of an evaluation."""
+        return self.sampler.state(step=self.step) if isinstance(self.sampler, TrainSampler) else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`.
+
+        Raises:
+            ValueError: when that is not possible, see `TrainSampler.resume`.
+        """
+        if isinstance(self.sampler, TrainSampler) and state:
+            self.sampler.resume(state)

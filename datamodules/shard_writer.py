@@ -1,0 +1,165 @@
+"""Filling shards: what a worker of `prepare` does, and how the workers are started, watched and ended."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from datamodules.files import replacing
+from datamodules.images import PHANTOM, decode, fit, open_image, read_image
+
+# Starting workers takes about a second, which is what this many images take.
+IN_PROCESS = 256
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard: consecutive rows, at those sizes that are not done."""
+
+    number: int
+    references: list[str]
+    ids: list[str]
+    folders: dict[int, str]
+
+
+def shard_name(number: int) -> str:
+    """File name of a shard."""
+    return f"shard-{number:05d}.npy"
+
+
+def record_name(number: int) -> str:
+    """File name of what says that a shard is complete: its digest, and which pictures could not be read."""
+    return f"shard-{number:05d}.json"
+
+
+def npy_header(rows: int, size: int) -> tuple[bytes, int]:
+    """The `.npy` header of a shard, and the size of the whole file in bytes."""
+    buffer = io.BytesIO()
+    facts = {"descr": "|u1", "fortran_order": False, "shape": (rows, size, size)}
+    np.lib.format.write_array_header_1_0(buffer, facts)
+    return buffer.getvalue(), len(buffer.getvalue()) + rows * size * size
+
+
+def fill_shards(jobs: list[Job], *, total: int, workers: int | None) -> None:
+    """Fill all shards, in this process where there is little to do."""
+    rows = sum(len(job.ids) for job in jobs)
+    # What Slurm or a container granted, not what the node has.
+    workers = min(workers or len(os.sched_getaffinity(0)), len(jobs))
+    # A spawned worker imports the main module again, which a script read from standard input does not allow.
+    main = getattr(sys.modules["__main__"], "__file__", None)
+    bar = tqdm(total=total, initial=total - rows, desc="images", unit="", mininterval=1.0, disable=rows <= IN_PROCESS)
+    with bar:
+        if rows <= IN_PROCESS or workers < 2 or (main is not None and not Path(main).is_file()):
+            for job in jobs:
+                _fill(job, lambda: bar.update(1))
+            return
+        # Spawned, not forked: a fork of a process in which torch or CUDA has threads can hang.
+        context = get_context("spawn")
+        counter = context.Value("q", 0)
+        arguments = (counter, os.getpid())
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=arguments) as pool:
+            pending = {pool.submit(_fill_counted, job) for job in jobs}
+            try:
+                while pending:
+                    done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        future.result()
+                    bar.update(counter.value - (bar.n - (total - rows)))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+_counter: Synchronized | None = None
+
+
+def _start_worker(counter: Any, parent: int) -> None:
+    global _counter
+    _counter = counter
+    # Ctrl-C goes to the whole group: the parent tells the workers when to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def end_with_parent() -> None:
+        # A killed parent cannot tell: without this its workers would wait for jobs for ever.
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _fill_counted(job: Job) -> None:
+    assert _counter is not None
+
+    def count() -> None:
+        with _counter.get_lock():
+            _counter.value += 1
+
+    _fill(job, count)
+
+
+def _fill(job: Job, count: Callable[[], object]) -> None:
+    """Write one shard at each of its sizes, then the records that say that they are complete."""
+    with contextlib.ExitStack() as stack:
+        writers = {}
+        for size, folder in job.folders.items():
+            path = Path(folder) / shard_name(job.number)
+            temporary = stack.enter_context(replacing(path))
+            writers[size] = _Writer(stack.enter_context(temporary.open("wb")), npy_header(len(job.ids), size)[0])
+        failures: list[list[Any]] = []
+        for row, (reference, image_id) in enumerate(zip(job.references, job.ids, strict=True)):
+            try:
+                pixels = read_sizes(reference, sizes=list(writers))
+            except ValueError as error:
+                failures.append([row, image_id, f"image {image_id}: {error}"])
+                # Never served: the index names the row, and the store refuses it.
+                pixels = {size: np.zeros((size, size), dtype=np.uint8) for size in writers}
+            for size, writer in writers.items():
+                writer.write(pixels[size].tobytes())
+            count()
+        for writer in writers.values():
+            writer.file.flush()
+            os.fsync(writer.file.fileno())
+    for size, folder in job.folders.items():
+        facts = {"file": shard_name(job.number), "sha256": writers[size].digest.hexdigest(), "unreadable": failures}
+        with replacing(Path(folder) / record_name(job.number)) as temporary:
+            temporary.write_text(json.dumps(facts))
+
+
+class _Writer:
+    """A file and the digest of what has been written to it."""
+
+    def __init__(self, file: io.BufferedWriter, header: bytes) -> None:
+        self.file, self.digest = file, hashlib.sha256()
+        self.write(header)
+
+    def write(self, data: bytes) -> None:
+        self.file.write(data)
+        self.digest.update(data)
+
+
+def read_sizes(reference: str, *, sizes: Sequence[int]) -> dict[int, np.ndarray]:
+    """As `images.read_image` at several sizes, from one reading of the file.
+
+    Each size is decoded for itself, so that it does not depend on which others are made with it.
+    """
+    if reference.startswith(PHANTOM) or len(sizes) == 1:
+        return {size: read_image(reference, size=size) for size in sizes}
+    with open_image(reference) as file:
+        data = file.read()
+    return {size: fit(decode(io.BytesIO(data), reference=reference, size=size), size=size) for size in sizes}

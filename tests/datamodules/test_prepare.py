@@ -1,0 +1,173 @@
+"""Resizing once: shards, several sizes, unreadable pictures, processes side by side, kills at any moment."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from datamodules import prepare as prepare_module
+from datamodules import shard_writer
+from datamodules.images import read_image
+from datamodules.manifest import Manifest
+from datamodules.prepare import positions, prepare
+from datamodules.shards import ShardStore, file_digest
+from tests.datamodules.pictures import manifest_of, write_pictures
+
+
+def digests(out: Path) -> dict[str, str]:
+    return {
+        str(p.relative_to(out)): file_digest(p) for p in sorted(out.rglob("*")) if p.is_file() and p.name != ".lock"
+    }
+
+
+def test_each_size_is_what_reading_at_that_size_gives(tmp_path):
+    rng = np.random.default_rng(0)
+    paths = []
+    for n, shape in enumerate([(300, 200), (64, 64), (90, 128)]):
+        paths.append(tmp_path / f"{n}.jpg")
+        Image.fromarray(rng.integers(0, 255, shape, dtype=np.uint8)).save(paths[-1])
+    manifest = manifest_of(paths)
+    prepare(manifest, sizes=[16, 32], out=tmp_path / "both")
+    for size in (16, 32):
+        expected = np.stack([read_image(str(path), size=size) for path in paths])
+        np.testing.assert_array_equal(ShardStore.open(tmp_path / "both", size=size).gather(np.arange(3)), expected)
+        # A size does not depend on which others are made with it, and may be added later.
+        prepare(manifest, sizes=[size], out=tmp_path / "one")
+        assert digests(tmp_path / "one" / str(size)) == digests(tmp_path / "both" / str(size))
+    assert Manifest.load(tmp_path / "one" / "manifest.parquet").digest() == manifest.digest()
+    index = json.loads((tmp_path / "one" / "16" / "index.json").read_text())
+    assert (index["rows"], index["unreadable"], len(index["shards"])) == (3, [], 1)
+    assert index["shards"][0]["sha256"] == file_digest(tmp_path / "one" / "16" / "shard-00000.npy")
+
+
+def test_what_is_done_is_kept_and_what_is_damaged_is_made_again(tmp_path):
+    paths, out = write_pictures(tmp_path / "in", 10), tmp_path / "out"
+    manifest = manifest_of(paths)
+    prepare(manifest, sizes=[8], out=out, rows_per_shard=4)
+    before = digests(out)
+    times = {p.name: p.stat().st_mtime_ns for p in (out / "8").glob("*.npy")}
+    (out / "8" / "shard-00001.npy").write_bytes(b"cut off")
+    (out / "8" / "shard-00002.json").unlink()
+    (out / "8" / ".shard-00000.npy.123.tmp").write_bytes(b"left over")
+    (out / "8" / "index.json").unlink()
+    prepare(manifest, sizes=[8], out=out, rows_per_shard=4)
+    assert digests(out) == before
+    changed = {p.name for p in (out / "8").glob("*.npy") if p.stat().st_mtime_ns != times[p.name]}
+    assert changed == {"shard-00001.npy", "shard-00002.npy"}
+    with pytest.raises(ValueError, match=r"out holds shards of other data: 10 rows, digest .*now there are 9 rows"):
+        prepare(manifest_of(paths[1:]), sizes=[8], out=out, rows_per_shard=4)
+
+
+def test_unreadable_pictures_stop_or_are_dropped_with_their_names(tmp_path):
+    paths = write_pictures(tmp_path / "in", 6)
+    paths[1].write_text("no picture")
+    paths[4].unlink()
+    manifest, out = manifest_of(paths), tmp_path / "out"
+    with pytest.raises(
+        ValueError, match=r"2 of 6 images cannot be read:\n  image i1: .*1.png.*\n  image i4: .*4.png: there is no such"
+    ):
+        prepare(manifest, sizes=[8], out=out, rows_per_shard=2)
+    assert not (out / "8" / "index.json").exists()
+    kept = prepare(manifest, sizes=[8], out=out, rows_per_shard=2, unreadable="drop")
+    assert kept.frame["image_id"].tolist() == ["i0", "i2", "i3", "i5"]
+    saved = Manifest.load(out / "manifest.parquet")
+    assert saved.digest() == kept.digest()
+    assert [(d.reason, d.ids, d.level) for d in saved.drops] == [("the picture cannot be read", ("i1", "i4"), "error")]
+    store = ShardStore.open(out, size=8)
+    rows = positions(store)
+    assert rows.tolist() == [0, 2, 3, 5]
+    assert store.gather(rows)[:, 0, 0].tolist() == [0, 20, 30, 50]
+    # The blank in its place can never be served.
+    with pytest.raises(IndexError, match="row 4 has no picture"):
+        store.gather(np.array([0, 4]))
+    # Mended, they come back.
+    write_pictures(tmp_path / "in", 6)
+    assert len(prepare(manifest, sizes=[8], out=out, rows_per_shard=2)) == 6
+    assert ShardStore.open(out, size=8).gather(np.arange(6))[:, 0, 0].tolist() == [0, 10, 20, 30, 40, 50]
+
+
+def test_rows_without_a_picture_and_wrong_sizes_are_refused(tmp_path):
+    manifest = manifest_of([""])
+    with pytest.raises(ValueError, match=r"image i0 has no file \(1 rows\)"):
+        prepare(manifest, sizes=[8], out=tmp_path / "out")
+    with pytest.raises(ValueError, match=r"sizes are \[4\]; expected at least one, of at least 8"):
+        prepare(manifest, sizes=[4], out=tmp_path / "out")
+
+
+def test_shards_of_small_sets_are_small_and_the_same_on_any_number_of_cores(tmp_path, monkeypatch):
+    paths = write_pictures(tmp_path / "in", 150, side=8)
+    manifest = manifest_of(paths)
+    prepare(manifest, sizes=[8], out=tmp_path / "alone")
+    assert len(list((tmp_path / "alone" / "8").glob("*.npy"))) == 3
+    monkeypatch.setattr(shard_writer, "IN_PROCESS", 0)
+    prepare(manifest, sizes=[8], out=tmp_path / "together", workers=2)
+    assert digests(tmp_path / "alone") == digests(tmp_path / "together")
+
+
+def test_processes_that_start_at_once_make_a_store_once(tmp_path, monkeypatch, capsys):
+    manifest, made = manifest_of(write_pictures(tmp_path / "in", 3)), []
+    fill = prepare_module.fill_shards
+
+    def slow(jobs, **options):
+        made.append(len(jobs))
+        time.sleep(0.3)
+        fill(jobs, **options)
+
+    monkeypatch.setattr(prepare_module, "fill_shards", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(prepare, manifest, sizes=[8], out=tmp_path / "out")
+        time.sleep(0.1)
+        second = pool.submit(prepare, manifest, sizes=[8], out=tmp_path / "out")
+        assert first.result().digest() == second.result().digest()
+    assert made == [1, 0]
+    assert "waiting for another process" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_kills_at_ten_random_moments_change_nothing(tmp_path):
+    """SIGKILL to the parent alone: its workers must end by themselves, and the next run must go on."""
+    rng, folder = np.random.default_rng(0), tmp_path / "in"
+    folder.mkdir()
+    rows = []
+    for n in range(400):
+        noise = rng.integers(0, 255, (40, 40), dtype=np.uint8)
+        Image.fromarray(noise).resize((700, 700)).save(folder / f"{n}.jpg")
+        rows.append({"image": f"{n}.jpg", "report": "clear", "patient": f"p{n}"})
+    pd.DataFrame(rows).to_csv(folder / "t.csv", index=False)
+
+    def command(out):
+        options = ["--layout", "table", "--root", str(folder), "--size", "64", "128", "--out", str(out)]
+        return [sys.executable, "-m", "datamodules", "prepare", *options]
+
+    began = time.monotonic()
+    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
+    whole = time.monotonic() - began
+    moments = random.Random(0)
+    kills = 0
+    while kills < 10:
+        process = subprocess.Popen(command(tmp_path / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=moments.uniform(0.1, 0.9) * whole)
+            # It had finished already: what is done is taken away, so that there is something to kill.
+            for shard in sorted((tmp_path / "killed").rglob("shard-*.json"))[::2]:
+                shard.unlink()
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+    last = subprocess.run(command(tmp_path / "killed"), check=True, capture_output=True, text=True)
+    assert "400 images" in last.stdout
+    time.sleep(1.5)
+    assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+    manifest = Manifest.load(tmp_path / "killed" / "manifest.parquet")
+    assert len(manifest) == manifest.frame["study_id"].nunique() == 400
