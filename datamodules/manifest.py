@@ -114,7 +114,11 @@ class Manifest:
         missing = [c for c in COLUMNS if c not in frame.columns]
         if missing:
             raise ValueError(f"{self.source}: the manifest lacks the columns {missing}; it has {list(frame.columns)}")
-        self._refuse(frame["image_id"].duplicated(), "image_id", "is given twice; image ids must be unique")
+        self._refuse(
+            frame["image_id"].duplicated(),
+            "image_id",
+            "is given twice; remove the repeated row, image ids must be unique",
+        )
         self._refuse(~frame["view"].isin(VIEWS), "view", f"is not a view; expected one of {list(VIEWS)}")
         self._refuse(~frame["split"].isin(SPLITS), "split", f"is not a split; expected one of {list(SPLITS)}")
         for finding in FINDINGS:
@@ -193,7 +197,7 @@ class Manifest:
         ledger = json.loads(ledger_path(path).read_text())
         if ledger.get("schema") != SCHEMA:
             raise ValueError(
-                f"{path}: is a manifest of schema {ledger.get('schema')}, expected {SCHEMA}; remove it and make it again"
+                f"{path}: is a manifest of schema {ledger.get('schema')}, expected {SCHEMA}; remove it, make it again"
             )
         drops, notes = (
             tuple(Remark(r["reason"], tuple(r["ids"]), r["level"], r["mend"]) for r in ledger[name])

@@ -1,14 +1,18 @@
 """What every layout on disk shares: a root that exists, tables that can be read, a listing, a seeded split by patient.
 
-A root is a local path or any fsspec URL (`s3://...`, `gs://...`, `zip://...`): `open_root` gives a path object for both.
+A root is a local path or any fsspec URL (`s3://...`, `gs://...`, `zip://...`): `open_root` gives a path for both.
 """
 
+import contextlib
+import csv
 import gzip
 import hashlib
+import io
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 import pandas as pd
@@ -100,23 +104,57 @@ def read_csv(path: Path, *, columns: Sequence[str] = (), sep: str = ",", first: 
     """
     again = "fetch the file again, or save it as comma-separated UTF-8"
     try:
-        with path.open("rb") as raw:
-            file = gzip.open(raw) if path.name.endswith(".gz") else raw
+        with _unpacked(path) as file:
             kept = None if first is None else range(first)
             table = pd.read_csv(file, dtype=str, keep_default_na=False, sep=sep, encoding="utf-8-sig", usecols=kept)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is not UTF-8 at byte {error.start}; {again}") from error
     except pd.errors.EmptyDataError as error:
         raise ValueError(f"{path}: is empty; {again}") from error
-    except (pd.errors.ParserError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: cannot be read as a table ({error}); {again}") from error
-    # Of a row that ends early pandas makes empty fields, which are NaN here and nowhere else.
-    cut = np.flatnonzero(table.isna().any(axis=1).to_numpy())
-    if len(cut):
-        raise ValueError(f"{path}: row {cut[0] + 2} has fewer fields than the header ({len(cut)} rows do); {again}")
+    except (ValueError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: cannot be read as a table ({str(error).strip()}); {again}") from error
+    # pandas fills a row that ends early with empty fields, so only where the last field is empty rows are counted anew.
+    if len(table) and (table.iloc[:, -1] == "").any():
+        cut = _cut_rows(path, sep=sep, fields=table.shape[1])
+        if cut:
+            raise ValueError(f"{path}: row {cut[0]} has fewer fields than the header ({len(cut)} rows do); {again}")
     if columns:
         require_columns(table, file=path, options=dict.fromkeys(columns, "take the file as it is published"))
     return table
+
+
+def read_text(path: Path) -> str:
+    """A text file, gzipped if its name ends in .gz.
+
+    Raises:
+        ValueError: naming the file, when it is not UTF-8 or cut off.
+    """
+    try:
+        with _unpacked(path) as file:
+            return file.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not UTF-8 at byte {error.start}; fetch the file again, or save it so") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: cannot be unpacked ({error}); fetch the file again") from error
+
+
+@contextlib.contextmanager
+def _unpacked(path: Path) -> Iterator[BinaryIO]:
+    with path.open("rb") as raw:
+        if path.name.endswith(".gz"):
+            with gzip.open(raw) as file:
+                yield cast(BinaryIO, file)
+        else:
+            yield raw
+
+
+def _cut_rows(path: Path, *, sep: str, fields: int) -> list[int]:
+    """Rows of fewer fields, as a spreadsheet counts them."""
+    with _unpacked(path) as file:
+        rows = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=sep)
+        # Blank lines are no rows, to pandas neither.
+        lengths = (len(row) for row in rows if row)
+        return [number for number, length in enumerate(lengths, start=1) if length < fields]
 
 
 def list_files(folder: Path, *, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[str]:
