@@ -6,11 +6,12 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from datamodules.layouts.source import hashed_split, require_columns, open_root
+from datamodules.layouts.source import hashed_split, open_root, read_csv, require_columns
+from datamodules.layouts.table_pictures import find_pictures
 from datamodules.layouts.views import normalise_views
-from datamodules.manifest import Remark, Manifest, make_manifest
+from datamodules.manifest import Manifest, Remark, make_manifest
 from datamodules.reports.labels import FINDINGS, SPLITS
-from datamodules.reports.sections import choose, split_sections
+from datamodules.reports.sections import Section, choose, split_sections
 
 SPLIT_NAMES = {
     "train": "train",
@@ -25,11 +26,15 @@ SPLIT_NAMES = {
 }
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 EXPECTED = "a table (*.csv, *.csv.gz or *.parquet), or be it, with image paths relative to the table"
+OLDEST = 110.0
+# What may be positive in a study without a finding.
+NO_FINDING, DEVICES = "No Finding", "Support Devices"
 
 
 def read(
     root: str | Path | None,
     *,
+    images: bool = True,
     file: str | None = None,
     image_column: str | None = "image",
     text_column: str | None = "report",
@@ -38,32 +43,42 @@ def read(
     view_column: str | None = None,
     split_column: str | None = None,
     label_columns: dict[str, str] | None = None,
-    section: Literal["findings", "impression", "both", "first"] | None = None,
+    section: Section | None = None,
+    without_report: Literal["drop", "keep"] | None = None,
     seed: int = 0,
 ) -> Manifest:
     """Read the table.
 
     Args:
         root: the table, or the folder that holds it. Relative image paths start at the table's folder.
+        images: False reads the table alone: each row is kept, image "".
         file: the table's name where the folder holds several.
         image_column: column of image paths; None for a table of texts.
         text_column: column of reports; None when there are none.
         patient_column: column of patients, by which splits are made; None says that each row is a patient of its own.
         study_column: column of studies; by default each image is a study.
         view_column: column of views; by default "view" where there is one, else all are unknown.
-        split_column: column of train/validate/test; by default "split" where there is one, else a seeded hash of the
-            patient, 80/10/10.
+        split_column: column of train/validate/test; by default "split" where there is one that is not empty, else a
+            seeded hash of the patient, 80/10/10.
         label_columns: finding → column of 1, 0, -1 (uncertain) or empty; by default the columns named as findings are.
-        section: take only this section of each text; rows without it go to `drops`. None takes the whole text.
+        section: take only this section of each text. None takes the whole text.
+        without_report: whether a row without a text goes to `drops` or stays with report "". None drops where a section
+            is asked for, and keeps where the whole text is taken: such a table may be one of pictures.
         seed: of the split.
 
+    Returns:
+        One row a row of the table. Rows without their picture, and rows that repeat another in every column, are in
+        `drops`. Columns `age` (years, cleared outside 0 to 110) and `sex` are read where they exist.
+
     Raises:
-        FileNotFoundError: when the root or the table is missing.
+        FileNotFoundError: when the root, the table or every picture is missing.
         ValueError: naming file and row or column, for missing columns, unknown views, splits, labels, or a patient in
             two splits.
     """
+    if without_report not in ("drop", "keep", None):
+        raise ValueError(f"layout_options.without_report is {without_report!r}; expected 'drop', 'keep' or null")
     path = _table(open_root(root, layout="table", expected=EXPECTED), file)
-    table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str, keep_default_na=False)
+    table = _read_parquet(path) if path.name.endswith(".parquet") else read_csv(path)
     if table.empty:
         raise ValueError(f"{path}: the table has no rows")
     labels = {f: f for f in FINDINGS if f in table.columns} if label_columns is None else label_columns
@@ -86,20 +101,20 @@ def read(
     )
     view_column = view_column or ("view" if "view" in table else None)
     split_column = split_column or ("split" if "split" in table else None)
+    optional = [text_column, view_column, split_column, *labels.values(), *(c for c in ("age", "sex") if c in table)]
+    empty = {column for column in optional if column and (_texts(table[column]) == "").all()}
 
     frame = pd.DataFrame(index=table.index)
+    frame["image"] = ""
     if image_column:
-        frame["image"], frame["image_id"] = _images(_texts(table[image_column]), path)
+        names = _texts(table[image_column])
+        _refuse_empty(names, path, f"no image path in column {image_column!r}", "name one or remove the row")
+        frame["image_id"] = _image_ids(names)
     else:
-        frame["image"] = ""
         frame["image_id"] = [f"{path.stem}-{row}" for row in range(2, len(table) + 2)]
     frame["patient_id"] = _texts(table[patient_column]) if patient_column else frame["image_id"]
-    nameless = np.flatnonzero((frame["patient_id"] == "").to_numpy())
-    if len(nameless):
-        raise ValueError(
-            f"{path}: row {nameless[0] + 2}: no patient in column {patient_column!r} ({len(nameless)} rows); name one, "
-            "or set layout_options.patient_column to null if each row is a patient of its own"
-        )
+    mend = "name one, or set layout_options.patient_column to null if each row is a patient of its own"
+    _refuse_empty(frame["patient_id"], path, f"no patient in column {patient_column!r}", mend)
     frame["study_id"] = _texts(table[study_column]) if study_column else frame["image_id"]
     frame["view"] = (
         normalise_views(table[view_column], file=path, option="mend the row or set layout_options.view_column")
@@ -107,30 +122,68 @@ def read(
         else "unknown"
     )
     frame["split"] = (
-        _splits(_texts(table[split_column]), path) if split_column else hashed_split(frame["patient_id"], seed=seed)
+        _splits(_texts(table[split_column]), path)
+        if split_column and split_column not in empty
+        else hashed_split(frame["patient_id"], seed=seed)
     )
     for finding, column in labels.items():
         frame[finding] = _numbers(table[column], path)
-    if "age" in table:
-        frame["age"] = pd.to_numeric(table["age"], errors="coerce")
+    notes = [_ages(frame, _texts(table["age"]))] if "age" in table else []
     if "sex" in table:
         frame["sex"] = table["sex"]
-
-    drops: list[Remark] = []
     frame["report"] = _texts(table[text_column]) if text_column else ""
     frame["report_source"] = np.where(frame["report"] == "", "none", f"column {text_column}")
     if text_column and section is not None:
         chosen = [choose(split_sections(text), section) for text in frame["report"]]
         frame["report"] = [text for text, _ in chosen]
         frame["report_source"] = [source for _, source in chosen]
-        without = frame["report"] == ""
-        if without.any():
-            drops.append(Remark(f"no section {section!r}", tuple(frame.loc[without, "image_id"])))
-            frame = frame[~without]
+
+    # What is left out is decided last, so that messages count rows as the file does.
+    drops, ids = [], frame["image_id"]
+    repeated = table.astype(str).duplicated()
+    drops.append(Remark("the row repeats another in every column", tuple(ids[repeated]), "error", "remove the row"))
+    kept = ~repeated
+    if image_column and images:
+        frame["image"], present, orphans = find_pictures(names, folder=path.parent)
+        missing = kept & ~present
+        if not present.any():
+            raise FileNotFoundError(
+                f"{path}: none of the {len(names)} pictures exists; row 2 names {path.parent / names.iloc[0]}; "
+                "put them there, mend the paths, or set layout_options.images to false to read the table alone"
+            )
+        mend = "put the file where the table names it, or remove the row"
+        drops.append(Remark("no file where the row names its picture", tuple(ids[missing]), "error", mend))
+        notes.append(Remark("a picture that no row names", tuple(orphans), "warning", "remove it, or add its row"))
+        kept &= present
+    if text_column:
+        silent = kept & (frame["report"] == "")
+        reason = "no text in the row" if section is None else f"no section {section!r}"
+        remark = Remark(reason, tuple(ids[silent]), "warning", "write its text, or set layout_options.without_report")
+        if without_report == "drop" or (without_report is None and section is not None):
+            drops.append(remark)
+            kept &= ~silent
+        else:
+            notes.append(remark)
+    if not kept.any():
+        counts = "; ".join(f"{drop.count} × {drop.reason}" for drop in drops if drop.ids)
+        raise ValueError(f"{path}: none of the {len(frame)} rows is left: {counts}")
+    frame = frame[kept]
+    notes += _odd(frame, empty)
     try:
-        return make_manifest(frame, source="table", drops=drops)
+        return make_manifest(frame, source="table", drops=drops, notes=notes)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def recognise(root: Path) -> bool:
+    """Whether this is a table, or a folder with exactly one: ask it last, since other data sets have tables too."""
+    if root.is_file():
+        return root.name.endswith(SUFFIXES)
+    return root.is_dir() and len(_tables(root)) == 1
+
+
+def _tables(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.name.endswith(SUFFIXES) and not p.name.startswith("."))
 
 
 def _table(root: Path, file: str | None) -> Path:
@@ -140,13 +193,21 @@ def _table(root: Path, file: str | None) -> Path:
         if not (root / file).is_file():
             raise FileNotFoundError(f"layout table: {root / file} does not exist; set layout_options.file")
         return root / file
-    found = sorted(p for p in root.iterdir() if p.name.endswith(SUFFIXES))
+    found = _tables(root)
     if len(found) != 1:
         raise FileNotFoundError(
             f"layout table: {root} holds {len(found)} tables {[p.name for p in found]}; it should hold {EXPECTED}; "
             "set layout_options.file"
         )
     return found[0]
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        with path.open("rb") as file:
+            return pd.read_parquet(file)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as Parquet ({error}); write it again") from error
 
 
 def _hint(option: str) -> str:
@@ -159,13 +220,14 @@ def _texts(column: pd.Series) -> pd.Series:
     return column.fillna("").astype(str).str.strip()
 
 
-def _images(names: pd.Series, path: Path) -> tuple[pd.Series, pd.Series]:
-    empty = np.flatnonzero((names == "").to_numpy())
+def _refuse_empty(texts: pd.Series, path: Path, what: str, mend: str) -> None:
+    empty = np.flatnonzero((texts == "").to_numpy())
     if len(empty):
-        raise ValueError(f"{path}: row {empty[0] + 2}: no image path ({len(empty)} rows); name one or remove the row")
-    # Absolute paths stay as they are: Path / absolute = absolute.
-    images = names.map(lambda name: str(path.parent / name))
-    return images, names.str.replace(r"\.[A-Za-z0-9]+$", "", regex=True).str.replace(r"[/\\]+", "_", regex=True)
+        raise ValueError(f"{path}: row {empty[0] + 2}: {what} ({len(empty)} rows); {mend}")
+
+
+def _image_ids(names: pd.Series) -> pd.Series:
+    return names.str.replace(r"\.[A-Za-z0-9]+$", "", regex=True).str.replace(r"[/\\]+", "_", regex=True)
 
 
 def _splits(names: pd.Series, path: Path) -> pd.Series:
@@ -188,3 +250,31 @@ def _numbers(column: pd.Series, path: Path) -> pd.Series:
             "expected 1, 0, -1 (uncertain) or empty"
         )
     return numbers
+
+
+def _ages(frame: pd.DataFrame, texts: pd.Series) -> Remark:
+    """Set the column `age`; says which ages were cleared."""
+    ages = pd.to_numeric(texts, errors="coerce")
+    frame["age"] = ages.where(ages.between(0, OLDEST))
+    wrong = (texts != "") & frame["age"].isna()
+    reason = f"age is no number from 0 to {OLDEST:.0f}: cleared"
+    return Remark(reason, tuple(frame.loc[wrong, "image_id"]), "note", "mend the age in the table")
+
+
+def _odd(frame: pd.DataFrame, empty: set[str]) -> list[Remark]:
+    """What is kept but odd: columns without a value, unknown views, labels that contradict one another."""
+    notes = [
+        Remark("the column has no value", tuple(sorted(empty)), "warning", "fill it, or name another column"),
+        Remark(
+            "view unknown",
+            tuple(frame.loc[frame["view"] == "unknown", "image_id"]),
+            "warning",
+            "add a column of views (PA, AP, LATERAL), or name it in layout_options.view_column",
+        ),
+    ]
+    if NO_FINDING in frame:
+        others = [f for f in FINDINGS if f in frame and f not in (NO_FINDING, DEVICES)]
+        both = (frame[NO_FINDING] == 1) & (frame[others] == 1).any(axis=1)
+        reason = "No Finding beside a positive finding"
+        notes.append(Remark(reason, tuple(frame.loc[both, "image_id"]), "warning", "mend the wrong label"))
+    return notes

@@ -10,6 +10,9 @@ VIEW_NAMES: dict[str, str] = {
     "": "unknown",
     "NAN": "unknown",
     "UNKNOWN": "unknown",
+    "UNK": "unknown",
+    "COSTAL": "unknown",  # PadChest: ribs, oblique, from the front or the back
+    "EXCLUDE": "unknown",  # PadChest: none of its views
     "PA": "PA",
     "PA ERECT": "PA",
     "POSTEROANTERIOR": "PA",
@@ -26,6 +29,8 @@ VIEW_NAMES: dict[str, str] = {
     "LAT": "LATERAL",
     "LL": "LATERAL",
     "L": "LATERAL",
+    "RL": "LATERAL",
+    "LARGE LATERAL": "LATERAL",
     "LEFT LATERAL": "LATERAL",
     "RIGHT LATERAL": "LATERAL",
 }

@@ -1,0 +1,125 @@
+"""Several data sets as one: their rows one after the other, each with its set's name before its ids.
+
+One patient in two sets cannot be known by an id: where collections overlap (CheXpert and CheXpert Plus, MIMIC-CXR and
+what was made of it, NIH ChestX-ray14 and its annotated parts) the same patient may be in train by one and in test by
+the other. Do not join such sets. Pictures that are one file by their path are found and are in the ledger.
+"""
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from datamodules import layouts
+from datamodules.layouts.source import as_path, open_root
+from datamodules.manifest import COLUMNS, Manifest, Remark
+
+EXPECTED = "the folders that the sets' roots name"
+EXAMPLE = "[{layout: nih, root: nih}, {layout: openi, root: openi, section: first}]"
+OWN = ("layout", "root", "name")
+IDS = ("image_id", "study_id", "patient_id")
+
+
+def read(root: str | Path | None = None, *, images: bool = True, sets: Sequence[Mapping[str, Any]]) -> Manifest:
+    """Read the sets and join them.
+
+    Args:
+        root: where relative roots of the sets start; None is the working folder.
+        images: False reads the tables alone, in every set that has some.
+        sets: in order, each with `layout`; `root`, a path or an fsspec URL, which the phantom needs not; `name`, by
+            default the layout's, which the same layout twice needs; and any options of the layout.
+
+    Returns:
+        All rows; `image_id`, `study_id` and `patient_id` are "<name>/<id>", so they are unique and splits stay those of
+        each set. `Manifest.source` is the names joined by "+", the column `source` the name. The ledgers follow one
+        another, "<name>: " before each reason.
+
+    Raises:
+        FileNotFoundError: when the root, or what a set needs, is missing.
+        ValueError: for what is wrong in `sets` or in a set. Both name the item, counted from 1.
+    """
+    base = open_root(root, layout="joined", expected=EXPECTED) if root else None
+    names = _names(sets)
+    frames: list[pd.DataFrame] = []
+    drops: list[Remark] = []
+    notes: list[Remark] = []
+    for number, (name, item) in enumerate(zip(names, sets, strict=True), 1):
+        where = f"sets: item {number} ({name}): "
+        try:
+            one = _read(item, base, images=images)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{where}{error}") from error
+        except ValueError as error:
+            raise ValueError(f"{where}{error}") from error
+        frame = one.frame[list(COLUMNS)].copy()
+        for column in IDS:
+            frame[column] = f"{name}/" + frame[column]
+        frame["source"] = name
+        frames.append(frame)
+        drops += [_prefixed(remark, name) for remark in one.drops]
+        notes += [_prefixed(remark, name) for remark in one.notes]
+    frame = pd.concat(frames, ignore_index=True)
+    notes += _shared(frame)
+    return Manifest(frame, "+".join(names), tuple(drops), tuple(notes))
+
+
+def recognise(root: Path) -> bool:
+    """False: what is joined is said by the user, not by a folder."""
+    return False
+
+
+def _names(sets: Sequence[Mapping[str, Any]]) -> list[str]:
+    if isinstance(sets, str | Mapping) or not isinstance(sets, Sequence) or not sets:
+        raise ValueError(f"layout_options.sets is {sets!r}; expected a list such as {EXAMPLE}")
+    names: list[str] = []
+    for number, item in enumerate(sets, 1):
+        if not isinstance(item, Mapping) or "layout" not in item:
+            raise ValueError(f"sets: item {number} is {item!r}; expected layout, root and options as in {EXAMPLE}")
+        if item["layout"] not in layouts.LAYOUTS:
+            known = sorted(layouts.LAYOUTS)
+            raise ValueError(f"sets: item {number}: layout {item['layout']!r} does not exist; expected one of {known}")
+        name = item.get("name", item["layout"])
+        if not isinstance(name, str) or not name or set(name) & set("/+: "):
+            raise ValueError(f"sets: item {number}: name {name!r}; expected a word without blanks, '/', '+' and ':'")
+        if name in names:
+            raise ValueError(
+                f"sets: item {number}: the name {name!r} is that of item {names.index(name) + 1} too; "
+                "give each its own: {layout: ..., name: ...}"
+            )
+        names.append(name)
+    return names
+
+
+def _read(item: Mapping[str, Any], base: Path | None, *, images: bool) -> Manifest:
+    layout, root = item["layout"], item.get("root")
+    options = {key: value for key, value in item.items() if key not in OWN}
+    if root is None and layout not in ("phantom", "joined"):
+        raise ValueError("no root; name the set's folder, file or URL: {layout: ..., root: ...}")
+    if root is not None and base is not None and "://" not in str(root) and not as_path(root).is_absolute():
+        root = base / root
+    takes = inspect.signature(importlib.import_module(f"datamodules.layouts.{layout}").read).parameters
+    if not images and "images" in takes:
+        options["images"] = False
+    return layouts.read(layout, root, **options)
+
+
+def _prefixed(remark: Remark, name: str) -> Remark:
+    ids = tuple(f"{name}/{one}" for one in remark.ids)
+    return Remark(f"{name}: {remark.reason}", ids, remark.level, remark.mend)
+
+
+def _shared(frame: pd.DataFrame) -> list[Remark]:
+    """Pictures that are in several sets by their path."""
+    rows = frame[frame["image"] != ""]
+    sets = rows.groupby("image")["source"].transform("nunique")
+    splits = rows.groupby("image")["split"].transform("nunique")
+    leaks, twice = (sets > 1) & (splits > 1), (sets > 1) & (splits == 1)
+    mend = "leave one of the sets out"
+    remarks = [
+        Remark("a picture is in several sets and in several splits", tuple(rows.loc[leaks, "image_id"]), "error", mend),
+        Remark("a picture is in several sets", tuple(rows.loc[twice, "image_id"]), "warning", mend),
+    ]
+    return [remark for remark in remarks if remark.ids]

@@ -1,0 +1,85 @@
+"""Left and right change places in a report, and nothing else changes."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datamodules.phantom.report import report
+from datamodules.phantom.study import study
+from datamodules.reports.sides import ABBREVIATIONS, AFTER_LETTER, SWAP, WORD, swap_sides
+
+
+@pytest.mark.parametrize(
+    ("text", "swapped"),
+    [
+        ("Left pleural effusion.", "Right pleural effusion."),
+        ("RIGHT LOWER LOBE", "LEFT LOWER LOBE"),
+        ("left-sided PICC, right/left, rightward shift", "right-sided PICC, left/right, leftward shift"),
+        ("LLL and RUL opacities, lll", "RLL and LUL opacities, rll"),
+        ("RML collapse in the right middle lobe", "LML collapse in the left middle lobe"),
+        ("the left mid lung", "the right mid lung"),
+        ("LV enlargement, left ventricle", "RV enlargement, right ventricle"),
+        ("mild dextroscoliosis; Levocurvature", "mild levoscoliosis; Dextrocurvature"),
+        ("R IJ line, L-sided chest tube", "L IJ line, R-sided chest tube"),
+        ("effusions, L > R", "effusions, R > L"),
+        ("effusions (R>L)", "effusions (L>R)"),
+        ("Rt. base, lt base", "Lt. base, rt base"),
+        # The sentence is not understood: these are swapped though no side is meant.
+        ("The patient left; all right.", "The patient right; all left."),
+        ("___left", "___right"),
+    ],
+)
+def test_swapped(text, swapped):
+    assert swap_sides(text) == swapped
+    assert swap_sides(swapped) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Upright view, bright bone, leftover contrast, alright, cleft, lefty.",
+        "Compression of L1, L 2 and 2.5 L of fluid, R/O pneumonia, vitamin R.",
+        "Bilateral, contralateral, ipsilateral, midline.",
+        "Lingular opacity behind the aortic knob.",
+        "Status post RT, RA 95 %.",
+        "rIGHT lEFT",
+    ],
+)
+def test_left_alone(text):
+    assert swap_sides(text) == text
+
+
+PIECES = [*SWAP, "L", "R", "L1", "5L", ">", " ", "-", "/", "_", ".", "\n", "upright", "ı", "É", *AFTER_LETTER[:12]]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join) | st.text(alphabet="LRlr <>=-lung1_.é", max_size=30))
+def test_swapping_twice_gives_the_text_back(text):
+    assert swap_sides(swap_sides(text)) == text
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_given_back(text):
+    assert swap_sides(swap_sides(text)) == text
+
+
+@given(st.integers(0, 10_000))
+def test_phantom_reports_change_their_sides_alone(index):
+    before = report(study(0, index))
+    after = swap_sides(before)
+    counts = [
+        [len(re.findall(rf"\b{side}\b", t, re.IGNORECASE)) for side in ("left", "right")] for t in (before, after)
+    ]
+    assert counts[0] == counts[1][::-1]
+    neutral = re.compile(r"left|right", re.IGNORECASE)
+    assert neutral.sub("*", before) == neutral.sub("*", after)
+
+
+def test_the_table_is_its_own_inverse_and_holds_single_words():
+    assert all(SWAP[SWAP[word]] == word for word in SWAP)
+    assert all(WORD.fullmatch(word) for word in SWAP)
+    assert len(set(ABBREVIATIONS)) == len(ABBREVIATIONS)
+    # A word that decides whether a letter is a side must not change with it.
+    assert not {word for word in AFTER_LETTER if word in SWAP}
