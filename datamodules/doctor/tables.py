@@ -1,0 +1,153 @@
+"""What is wrong with a data set as its tables tell it: the reader's ledger, published counts, gaps."""
+
+import pandas as pd
+
+from datamodules.doctor.finding import Finding
+from datamodules.manifest import Level, Manifest, Remark
+from datamodules.reports.labels import FINDINGS, SPLITS
+
+# Fewer patients than this may leave a split empty by chance: CheXpert's validate is drawn as 2 % of them.
+FEW_PATIENTS = 300
+SUBSET = 0.5  # under this share of the published number it is a subset that someone chose
+UNKNOWN_VIEWS = 0.1
+SHORT_REPORT = 3  # words
+COMMON_TEXT, COMMON_STUDIES = 0.2, 5
+LOOK = "look at these rows in the source, and mend or remove them"
+
+
+def ledger(manifest: Manifest) -> list[Finding]:
+    """What the reader left out, and what it kept but doubts."""
+    return [
+        *(_remark(remark, "left out: ") for remark in manifest.drops),
+        *(_remark(remark, "") for remark in manifest.notes),
+    ]
+
+
+def published_counts(manifest: Manifest, published: dict[str, int]) -> list[Finding]:
+    """Differences to the published counts.
+
+    What the ledger left out by a rule explains a difference, so that this is a note; so is a subset (under half).
+    """
+    counts = {key: value for key, value in count(manifest).items() if key in published}
+    main = next((key for key in ("images", "studies", "reports", "patients") if key in counts), None)
+    if main is None:
+        return []
+    if counts[main] < SUBSET * published[main]:
+        text = ", ".join(f"{key} {value:,} of {published[key]:,}" for key, value in counts.items())
+        return [Finding("note", f"a subset of the published data set: {text}")]
+    left_out = sum(drop.count for drop in manifest.drops if drop.level != "error")
+    found = []
+    for key, value in counts.items():
+        difference = published[key] - value
+        if difference == 0:
+            continue
+        what = f"{key}: {value:,}, published are {published[key]:,}"
+        if 0 < difference <= left_out:
+            found.append(Finding("note", f"{what}; the ledger accounts for {left_out:,} left out by rule", difference))
+        else:
+            mend = "fetch what is missing" if difference > 0 else "look for files of another release or repeated rows"
+            found.append(
+                Finding("warning", f"{what}: partial download or subset", abs(difference), mend=f"{mend}, or go on so")
+            )
+    return found
+
+
+def count(manifest: Manifest) -> dict[str, int]:
+    """What is counted, under the keys of a layout's PUBLISHED."""
+    frame = manifest.frame
+    studies = frame.drop_duplicates("study_id")
+    splits = frame["split"].value_counts()
+    return {
+        "images": int((frame["image"] != "").sum()),
+        "studies": len(studies),
+        "patients": int(frame["patient_id"].nunique()),
+        "reports": int((studies["report"] != "").sum()),
+        **{split: int(splits.get(split, 0)) for split in SPLITS},
+        # A box is a list in the text's outer list.
+        "boxes": int(frame["boxes"].str.count(r"\[").sub(1).clip(lower=0).sum()),
+    }
+
+
+def gaps(manifest: Manifest) -> list[Finding]:
+    """Rows, labels, views and texts that are missing or say nothing."""
+    return [*_splits(manifest), *_labels(manifest), *_views(manifest), *_reports(manifest)]
+
+
+def _remark(remark: Remark, prefix: str) -> Finding:
+    mend = remark.mend or (LOOK if remark.level != "note" else "")
+    return Finding(remark.level, f"{prefix}{remark.reason}", remark.count, remark.ids, mend)
+
+
+def _splits(manifest: Manifest) -> list[Finding]:
+    present = set(manifest.frame["split"].unique())
+    empty = tuple(split for split in SPLITS if split not in present)
+    if not empty:
+        return []
+    patients = manifest.frame["patient_id"].nunique()
+    few = patients < FEW_PATIENTS and "train" not in empty
+    level: Level = "warning" if few else "error"
+    what = f"a split has no rows{f' (there are only {patients} patients)' if few else ''}"
+    mend = "take more studies" if few else "mend the split file or column; without one, splits are drawn by patient"
+    return [Finding(level, what, len(empty), empty, mend)]
+
+
+def _labels(manifest: Manifest) -> list[Finding]:
+    labels = manifest.frame[list(FINDINGS)]
+    unlabelled = labels.isna().all(axis=1)
+    if unlabelled.all():
+        return [Finding("note", "no row has a label", len(manifest))]
+    found = []
+    if unlabelled.any():
+        ids = tuple(manifest.frame.loc[unlabelled, "image_id"])
+        mend = "fetch the label table again, or take these rows out where labels are needed (classifier, its metrics)"
+        found.append(Finding("warning", "rows without any label", len(ids), ids, mend))
+    never = tuple(finding for finding in FINDINGS if labels[finding].isna().all())
+    if never:
+        found.append(Finding("note", "findings that this data set never labels", len(never), never))
+    train = labels[manifest.frame["split"] == "train"]
+    lacking = tuple(f for f in FINDINGS if f not in never and not (train[f] == 1).any())
+    if lacking and len(train):
+        mend = "fetch more of the data set; as it is these cannot be learnt, and are left out of the metrics"
+        found.append(Finding("warning", "findings without a positive in train", len(lacking), lacking, mend))
+    return found
+
+
+def _views(manifest: Manifest) -> list[Finding]:
+    # A row of text alone has no view to be known.
+    pictured = manifest.frame[manifest.frame["image"] != ""]
+    unknown = pictured["view"] == "unknown"
+    if not unknown.any():
+        return []
+    share = float(unknown.mean())
+    ids = tuple(pictured.loc[unknown, "image_id"])
+    what = f"rows of unknown view ({share:.1%})"
+    if share <= UNKNOWN_VIEWS:
+        return [Finding("note", what, len(ids), ids)]
+    mend = "add the views to the table where they are known, or train without the view as a condition"
+    return [Finding("warning", what, len(ids), ids, mend)]
+
+
+def _reports(manifest: Manifest) -> list[Finding]:
+    studies = manifest.frame.drop_duplicates("study_id")
+    texts = studies["report"]
+    empty = texts == ""
+    if empty.all():
+        return [Finding("note", "no study has a report", len(studies))]
+    found = []
+    if empty.any():
+        ids = tuple(studies.loc[empty, "study_id"])
+        mend = "fetch the missing reports, take another section (--option section=first), or leave these studies out"
+        found.append(Finding("warning", f"studies without a report ({empty.mean():.1%})", len(ids), ids, mend))
+    short = ~empty & (texts.str.count(r"\S+") < SHORT_REPORT)
+    if short.any():
+        ids = tuple(studies.loc[short, "study_id"])
+        mend = "read them in the source: where it is cut off fetch it again, else another section may say more"
+        found.append(Finding("warning", f"reports of fewer than {SHORT_REPORT} words", len(ids), ids, mend))
+    counts: pd.Series = texts[~empty].value_counts()
+    text, number = str(counts.index[0]), int(counts.iloc[0])
+    if number >= COMMON_STUDIES and number > COMMON_TEXT * len(studies):
+        ids = tuple(studies.loc[texts == text, "study_id"])
+        what = f"one and the same report in {number / len(studies):.0%} of the studies: {text[:60]!r}"
+        mend = "see whether the table repeats one text by mistake; a set of one sentence teaches nothing"
+        found.append(Finding("warning", what, number, ids, mend))
+    return found

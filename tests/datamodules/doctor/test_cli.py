@@ -1,0 +1,187 @@
+"""The command: exit status, the table for people, JSON, options, resuming, roots that are no data set."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from datamodules.doctor import pictures
+from datamodules.doctor.cli import add_arguments, parse_options, run
+from datamodules.doctor.examine import examine
+from datamodules.doctor.state import Writer
+from tests.datamodules.doctor.damage import cut, noise, save
+
+STUDIES = 40
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    folder = tmp_path / "set"
+    rows = []
+    for n in range(STUDIES):
+        save(noise(seed=n), folder / "images" / f"{n}.png")
+        split = ("validate", "test")[n] if n < 2 else "train"
+        rows.append({"image": f"images/{n}.png", "patient": f"p{n}", "view": "PA", "split": split, "Edema": n % 2})
+        rows[-1]["report"] = f"The lungs are clear. Study {n}."
+    pd.DataFrame(rows).to_csv(folder / "studies.csv", index=False)
+    return folder
+
+
+def doctor(*words, state: Path | None = None) -> int:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    texts = [str(word) for word in words]
+    return run(parser.parse_args([*texts, "--state", str(state or Path(texts[0]).parent / "state")]))
+
+
+def levels(diagnosis) -> list[tuple[str, str]]:
+    return [(f.level, f.what) for f in diagnosis.findings]
+
+
+def test_a_clean_set(root, capsys):
+    assert doctor(root) == 0
+    out = capsys.readouterr().out
+    assert "table: 40 rows, 40 studies, 40 patients, digest " in out
+    assert "images: 40 of 40 can be read; 0 cannot" in out
+    assert "looked at 40 in" in out
+    assert "0 × error, 0 × warning" in out
+    assert f"next: python -m datamodules prepare --layout table --root {root}" in out
+    assert doctor(root) == 0
+    assert "40 have not changed since an earlier pass" in capsys.readouterr().out
+
+
+def test_errors_give_status_1_with_examples_and_mend(root, capsys):
+    for number in range(4):
+        cut(root / "images" / f"{number}.png")
+    (root / "images" / "9.png").write_bytes(b"")
+    assert doctor(root, "--option", "section=null") == 1
+    out = capsys.readouterr().out
+    assert "images: 35 of 40 can be read; 5 cannot" in out
+    assert "error           4  the picture is cut off" in out
+    assert "e.g. images/0.png, images/1.png, images/2.png, …" in out
+    assert "mend: fetch the file again from where the data set came from" in out
+    assert out.index("the picture is cut off") < out.index("findings that this data set never labels")
+    assert "mend the errors and run the doctor again; then: python -m datamodules prepare" in out
+    assert "--option section=null" in out
+
+
+def test_json(root, tmp_path, capsys):
+    cut(root / "images" / "3.png")
+    assert doctor(root, "--json", tmp_path / "out" / "report.json") == 1
+    assert "images: 39 of 40" in capsys.readouterr().out
+    saved = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (saved["schema"], saved["layout"], saved["root"], saved["rows"]) == (1, "table", str(root), 40)
+    assert saved["counts"]["train"] == 38
+    first = saved["findings"][0]
+    assert set(first) == {"level", "what", "count", "ids", "mend"}
+    assert (first["level"], first["count"], first["ids"]) == ("error", 1, ["images/3.png"])
+    assert saved["levels"]["error"] == 1
+    assert saved["pictures"]["examined"] == 40
+    assert saved["rate"] > 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.json"]
+    # Alone on standard output, so that it can be piped.
+    assert doctor(root, "--json", "-") == 1
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["findings"] == saved["findings"]
+    assert (printed["rate"], printed["pictures"]["unchanged"]) == (None, 40)
+
+
+def test_all_ids_are_in_the_json(root, tmp_path, capsys):
+    for number in range(30):
+        (root / "images" / f"{number}.png").write_bytes(b"")
+    doctor(root, "--json", "-")
+    first = json.loads(capsys.readouterr().out)["findings"][0]
+    assert (first["count"], len(first["ids"])) == (30, 30)
+
+
+def test_ctrl_c_says_how_to_go_on(root, capsys, monkeypatch):
+    monkeypatch.setattr(pictures, "BATCH", 10)
+    write = Writer.write
+
+    def interrupt(self, looks):
+        write(self, looks)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "write", interrupt)
+        assert doctor(root, "--workers", 1) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+    assert doctor(root) == 0
+    assert "10 have not changed" in capsys.readouterr().out
+
+
+def test_decode(root, capsys):
+    path = root / "images" / "5.png"
+    save(noise(300), path)
+    data = bytearray(path.read_bytes())
+    data[40_000:60_000] = bytes(20_000)
+    path.write_bytes(data)
+    assert doctor(root) == 0
+    assert doctor(root, "--decode") == 1
+    assert "the pixels cannot be decoded" in capsys.readouterr().out
+
+
+def test_a_readers_error_is_a_finding(root, tmp_path):
+    table = pd.read_csv(root / "studies.csv").rename(columns={"patient": "person"})
+    table.to_csv(root / "studies.csv", index=False)
+    diagnosis = examine(str(root), state=tmp_path)
+    assert diagnosis.manifest is None
+    (finding,) = diagnosis.findings
+    assert finding.level == "error"
+    assert "studies.csv: column 'patient' is missing" in finding.what
+    assert "--option patient_column=" in finding.mend
+    assert "what is behind it has not been looked at" in finding.mend
+    assert examine(str(root), options={"patient_column": "person"}, state=tmp_path).count("error") == 0
+
+
+def test_wrong_use_is_no_finding(root, tmp_path):
+    with pytest.raises(FileNotFoundError, match="none does not exist"):
+        examine(str(root / "none"), state=tmp_path)
+    with pytest.raises(ValueError, match="layout table has no option 'pages'"):
+        examine(str(root), options={"pages": 3}, state=tmp_path)
+    with pytest.raises(ValueError, match="expected NAME=VALUE"):
+        parse_options(["pages"])
+    assert parse_options(["a=1", "b=x", "c=null", "d=x=y"]) == {"a": 1, "b": "x", "c": None, "d": "x=y"}
+
+
+def test_a_folder_that_no_layout_knows(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert doctor(tmp_path / "empty") == 1
+    out = capsys.readouterr().out
+    assert f"no layout knows {tmp_path / 'empty'}" in out
+    assert "nih: Data_Entry_2017" in out
+    assert "--layout" in out
+
+
+def test_the_folder_above(root, tmp_path):
+    (finding,) = examine(str(root.parent), state=tmp_path / "state").findings
+    assert finding.level == "error"
+    assert f"{root} (table)" in finding.ids
+    assert finding.mend == "name one of these folders"
+
+
+def test_text_only_sets_have_no_pass(root, tmp_path, capsys):
+    assert doctor(root, "--layout", "table", "--option", "image_column=null") == 0
+    out = capsys.readouterr().out
+    assert "images:" not in out
+    assert "next: python -m datamodules vocabulary --layout table" in out
+
+
+def test_a_remote_root(root, tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    pytest.importorskip("upath")
+    for path in [root / "studies.csv", *(root / "images").iterdir()]:
+        with fsspec.open(f"memory://doctor-set/{path.relative_to(root)}", "wb") as file:
+            file.write(path.read_bytes() if path.name != "7.png" else path.read_bytes()[:500])
+    diagnosis = examine("memory://doctor-set", state=tmp_path)
+    assert diagnosis.layout == "table"
+    assert [(f.level, f.ids) for f in diagnosis.findings if f.level == "error"] == [("error", ("images/7.png",))]
+
+
+def test_the_table_wraps_and_names_the_mend_of_every_error(root, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    (root / "images" / "1.png").write_bytes(b"\x00\x01 nothing that anyone knows " * 20)
+    assert doctor(root) == 1
+    assert all(len(line) <= 80 or str(root) in line for line in capsys.readouterr().out.splitlines())

@@ -1,0 +1,131 @@
+"""Findings from the tables alone: the ledger, published counts, gaps."""
+
+import numpy as np
+import pytest
+
+from datamodules.doctor.finding import Finding, by_level
+from datamodules.doctor.tables import count, gaps, ledger, published_counts
+from datamodules.manifest import Box, Manifest, Remark, encode_boxes, make_manifest
+from datamodules.reports.labels import FINDINGS
+
+TEXTS = ("The heart is large.", "Lungs are clear today.", "No effusion is seen.", "A small nodule remains.")
+
+
+def manifest(rows: int = 40, *, drops=(), notes=(), **columns) -> Manifest:
+    """A whole data set: each finding is positive in train, each split has rows, each study a report of its own."""
+    table = []
+    for n in range(rows):
+        row = {
+            "image": f"{n}.png",
+            "image_id": f"i{n}",
+            "study_id": f"s{n}",
+            "patient_id": f"p{n}",
+            "view": "PA",
+            "split": ("validate", "test")[n] if n < 2 else "train",
+            "report": f"{TEXTS[n % 4]} Number {n}.",
+            "report_source": "findings",
+            **dict.fromkeys(FINDINGS, 1.0),
+        }
+        table.append(row | {name: values[n] for name, values in columns.items()})
+    return make_manifest(table, source="test", drops=list(drops), notes=list(notes))
+
+
+def only(found: list[Finding], *, what: str) -> Finding:
+    matching = [f for f in found if what in f.what]
+    assert len(matching) == 1, found
+    return matching[0]
+
+
+def test_nothing_is_wrong_with_a_whole_data_set():
+    assert gaps(manifest()) == []
+
+
+def test_the_ledger_is_passed_on():
+    drops = [Remark("no image file", ("a", "b"), "error", "fetch them"), Remark("no section", ("c",))]
+    notes = [Remark("age cleared", ("d",), "note")]
+    found = ledger(manifest(drops=drops, notes=notes))
+    assert found[0] == Finding("error", "left out: no image file", 2, ("a", "b"), "fetch them")
+    assert (found[1].level, found[1].count) == ("warning", 1)
+    assert "source" in found[1].mend
+    assert found[2] == Finding("note", "age cleared", 1, ("d",), "")
+
+
+def test_a_finding_without_a_mend_is_refused():
+    with pytest.raises(ValueError, match="level warning needs a mend: odd"):
+        Finding("warning", "odd")
+
+
+def test_errors_come_first():
+    found = [Finding("note", "a"), Finding("error", "b", mend="x"), Finding("warning", "c", mend="x")]
+    assert [f.what for f in by_level(found)] == ["b", "c", "a"]
+
+
+def test_counts():
+    boxes = ["", encode_boxes([Box("Edema", 0, 0, 1, 1)]), encode_boxes([Box("Edema", 0, 0, 1, 1)] * 3)] + [""] * 37
+    studies = ["s1", "s1", *[f"s{n}" for n in range(2, 40)]]
+    found = count(manifest(boxes=boxes, study_id=studies, image=["", *["x.png"] * 39]))
+    assert found == {
+        "images": 39, "studies": 39, "patients": 40, "reports": 39, "train": 38, "validate": 1, "test": 1, "boxes": 4,
+    }  # fmt: skip
+
+
+def test_published_counts():
+    assert published_counts(manifest(), {}) == []
+    assert published_counts(manifest(), {"images": 40, "patients": 40, "train": 38}) == []
+    subset = published_counts(manifest(), {"images": 112_120, "patients": 30_805})
+    assert [(f.level, f.what) for f in subset] == [
+        ("note", "a subset of the published data set: images 40 of 112,120, patients 40 of 30,805")
+    ]
+    partial = published_counts(manifest(), {"images": 45, "patients": 40, "test": 3})
+    assert [(f.level, f.count) for f in partial] == [("warning", 5), ("warning", 2)]
+    assert partial[0].what == "images: 40, published are 45: partial download or subset"
+    assert "fetch" in partial[0].mend
+    more = published_counts(manifest(), {"images": 39})
+    assert "another release" in more[0].mend
+    # Five left out by a rule account for five that are missing; a broken file does not.
+    rule = manifest(drops=[Remark("no findings", tuple("abcde"))])
+    assert [f.level for f in published_counts(rule, {"images": 45})] == ["note"]
+    assert [f.level for f in published_counts(rule, {"images": 46})] == ["warning"]
+    broken = manifest(drops=[Remark("no image file", tuple("abcde"), "error", "fetch")])
+    assert [f.level for f in published_counts(broken, {"images": 45})] == ["warning"]
+
+
+def test_empty_splits():
+    found = gaps(manifest(300, split=["train"] * 300))
+    assert [(f.level, f.ids) for f in found] == [("error", ("validate", "test"))]
+    few = gaps(manifest(10, split=["train"] * 10))
+    assert [(f.level, f.ids) for f in few] == [("warning", ("validate", "test"))]
+    assert "only 10 patients" in few[0].what
+    assert only(gaps(manifest(10, split=["test"] * 10)), what="split").level == "error"
+
+
+def test_label_gaps():
+    some = {f: [np.nan, np.nan, *[1.0] * 38] for f in FINDINGS}
+    found = only(gaps(manifest(**some)), what="without any label")
+    assert (found.level, found.ids) == ("warning", ("i0", "i1"))
+    none = gaps(manifest(**{f: [np.nan] * 40 for f in FINDINGS}))
+    assert [(f.level, f.what) for f in none] == [("note", "no row has a label")]
+    never = gaps(manifest(Fracture=[np.nan] * 40))
+    assert [(f.level, f.ids) for f in never] == [("note", ("Fracture",))]
+    # Positive in test only is not enough; uncertain is not positive.
+    lacking = gaps(manifest(Edema=[1.0, 1.0, *[0.0] * 38], Pneumonia=[-1.0] * 40))
+    assert [(f.level, f.ids) for f in lacking] == [("warning", ("Edema", "Pneumonia"))]
+
+
+def test_view_gaps():
+    few = gaps(manifest(view=["unknown"] * 4 + ["PA"] * 36))
+    assert [(f.level, f.count) for f in few] == [("note", 4)]
+    many = gaps(manifest(view=["unknown"] * 5 + ["PA"] * 35))
+    assert [(f.level, f.count, f.ids[0]) for f in many] == [("warning", 5, "i0")]
+    assert gaps(manifest(view=["unknown"] * 40, image=[""] * 40)) == []
+
+
+def test_report_gaps():
+    texts = manifest().frame["report"].tolist()
+    assert [f.what for f in gaps(manifest(report=[""] * 40))] == ["no study has a report"]
+    found = gaps(manifest(report=["", "", "Normal chest.", *texts[3:]]))
+    assert [(f.level, f.count, f.ids) for f in found] == [("warning", 2, ("s0", "s1")), ("warning", 1, ("s2",))]
+    same = gaps(manifest(report=["Normal chest today."] * 9 + texts[9:]))
+    assert [(f.level, f.count) for f in same] == [("warning", 9)]
+    assert "22% of the studies: 'Normal chest today.'" in same[0].what
+    assert gaps(manifest(report=["Normal chest today."] * 8 + texts[8:])) == []
