@@ -12,9 +12,20 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from datamodules.layouts.source import hash_fractions, require_columns, open_root
+from datamodules.layouts.nih_boxes import BOX_FILE, read_boxes
+from datamodules.layouts.source import (
+    find_file,
+    hash_fractions,
+    hashed_split,
+    list_files,
+    open_root,
+    read_csv,
+    read_text,
+    require_file,
+    with_gz,
+)
 from datamodules.layouts.views import normalise_views
-from datamodules.manifest import Box, Remark, Manifest, encode_boxes, make_manifest
+from datamodules.manifest import Manifest, Remark, make_manifest
 from datamodules.reports.labels import FINDINGS
 
 LABELS: dict[str, str | None] = {
@@ -37,16 +48,24 @@ LABELS: dict[str, str | None] = {
 UNLABELLED = ("Enlarged Cardiomediastinum", "Fracture", "Support Devices")
 OPACITIES = ("Lung Lesion", "Edema", "Consolidation", "Pneumonia", "Atelectasis")
 ENTRY_FILES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-# Boxes are in pixels of the published 1024 × 1024 images, whatever the size of the copy at hand.
-PUBLISHED_SIZE = 1024.0
+LISTS = ("train_val_list.txt", "test_list.txt")
+COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "View Position")
 OLDEST = 110.0
-EXPECTED = "Data_Entry_2017_v2020.csv, train_val_list.txt, test_list.txt and images*/ (BBox_List_2017.csv is optional)"
+EXPECTED = f"Data_Entry_2017_v2020.csv, train_val_list.txt, test_list.txt and images*/ ({BOX_FILE} is optional)"
+# Boxes: 984 on 880 images, all of test_list.txt.
+PUBLISHED = {"images": 112_120, "studies": 112_120, "patients": 30_805, "test": 25_596, "boxes": 984}
+
+
+def recognise(root: Path) -> bool:
+    """Whether this folder holds NIH's entry table."""
+    return find_file(root, with_gz(*ENTRY_FILES)) is not None
 
 
 def read(
     root: str | Path | None,
     *,
+    images: bool = True,
+    splits: Literal["lists", "hashed"] = "lists",
     seed: int = 0,
     validate: float = 0.1,
     boxed_patients: Literal["listed", "test"] = "listed",
@@ -54,48 +73,79 @@ def read(
     """Read the data set.
 
     Args:
-        root: the folder with the CSV files and `images*/` (also `images_001/images/`).
-        seed: of the hash that carves `validate` out of train_val_list.txt, by patient.
+        root: the folder with the CSV files (gzipped or not) and `images*/` (also `images_001/images/`). A picture is
+            matched by its name without the suffix, for copies resized to JPEG are common.
+        images: False reads the tables only; every row is kept, with image "".
+        splits: "lists" takes train_val_list.txt and test_list.txt; "hashed" is 80/10/10 by a hash of the patient, for
+            a copy without them.
+        seed: of the hash that carves `validate` out of train_val_list.txt, by patient, or of "hashed".
         validate: share of the train_val patients that become the validate split, in [0, 1).
         boxed_patients: "listed" keeps to the split lists; "test" moves every patient with a box to test, so that the
             pointing game has its cases also where the lists are not the published ones (these hold all boxes in test).
 
     Returns:
-        One row an image, report "" and report_source "none". Rows without an image file, and rows in neither split
-        list, are in `drops`. An age over 110 years (NIH has typing errors such as 414) is NaN.
+        One row an image, report "" and report_source "none". Left out are rows without an image file, rows in neither
+        split list and the second of two rows of one image. An age over 110 years (NIH has typing errors such as 414)
+        is NaN.
 
     Raises:
         FileNotFoundError: naming the file or folder that is missing.
-        ValueError: for missing columns, an unknown label or view, a patient in both split lists.
+        ValueError: for missing columns, an unknown label or view, an image or a patient in both split lists.
     """
+    if not 0 <= validate < 1:
+        raise ValueError(f"validate = {validate} is not a share of the patients; expected 0 <= validate < 1")
     folder = open_root(root, layout="nih", expected=EXPECTED)
-    entry = next((folder / name for name in ENTRY_FILES if (folder / name).is_file()), None)
-    if entry is None:
-        raise FileNotFoundError(f"layout nih: {folder} has neither {' nor '.join(ENTRY_FILES)}; expected {EXPECTED}")
-    table = pd.read_csv(entry, dtype=str, keep_default_na=False)
-    names = ("Image Index", "Finding Labels", "Patient ID", "View Position")
-    require_columns(table, file=entry, options=dict.fromkeys(names, "take the CSV as NIH publishes it"))
-
-    stems = table["Image Index"].map(_stem)
+    entry = require_file(folder, with_gz(*ENTRY_FILES), layout="nih", expected=EXPECTED)
+    table = read_csv(entry, columns=COLUMNS)
+    stems = table["Image Index"].str.rsplit(".", n=1).str[0]
     frame = pd.DataFrame({"image_id": stems, "study_id": stems, "patient_id": table["Patient ID"]})
-    frame["image"] = stems.map(_images(folder)).fillna("")
-    frame["split"] = _splits(folder, frame, seed=seed, validate=validate)
     frame["view"] = normalise_views(table["View Position"], file=entry, option="mend the row")
     frame["report_source"] = "none"
-    frame["age"] = _ages(table["Patient Age"]) if "Patient Age" in table else np.nan
-    frame["sex"] = table.get("Patient Gender", "")
-    frame = pd.concat([frame, _labels(table["Finding Labels"], file=entry)], axis=1)
-    frame["boxes"] = stems.map(_boxes(folder)).fillna("")
+    frame["sex"] = next((table[name] for name in ("Patient Gender", "Patient Sex") if name in table), "")
+    frame["age"], notes = _ages(table.get("Patient Age"), ids=stems)
+    notes += _editions(folder, entry) + _oddities(table, frame)
+    labels, more = _labels(table["Finding Labels"], ids=stems, file=entry)
+    frame = pd.concat([frame, labels], axis=1)
+    notes += more
+
+    again, other = stems.duplicated(), stems.duplicated() & ~table.assign(stem=stems).duplicated()
+    mend = "remove the second row"
+    drops = [
+        Remark("row given twice", tuple(stems[again & ~other]), "error", mend),
+        Remark("row given twice with other values: the first is kept", tuple(stems[other]), "error", mend),
+    ]
+    frame, table = (rows[~again].reset_index(drop=True) for rows in (frame, table))
+
+    boxes, box_drops, box_notes = read_boxes(
+        folder, finding_of=LABELS, named=dict(zip(frame["image_id"], table["Finding Labels"], strict=True))
+    )
+    drops, notes = drops + box_drops, notes + box_notes
+    frame["boxes"] = frame["image_id"].map(boxes).fillna("")
+    frame["split"], more = _splits(folder, frame, splits=splits, seed=seed, validate=validate)
+    notes += more
     if boxed_patients == "test":
         boxed = frame["patient_id"].isin(frame.loc[frame["boxes"] != "", "patient_id"])
-        frame.loc[boxed & (frame["split"] != ""), "split"] = "test"
+        moved = boxed & ~frame["split"].isin(["", "test"])
+        frame.loc[moved, "split"] = "test"
+        notes.append(Remark("moved to test, for a picture of the patient has a box", _ids(frame, moved), "note"))
 
-    listed, present = frame["split"] != "", frame["image"] != ""
-    drops = []
-    if not listed.all():
-        drops.append(Remark("in neither train_val_list.txt nor test_list.txt", tuple(frame.loc[~listed, "image_id"])))
-    if not (present | ~listed).all():
-        drops.append(Remark("no image file of this name under images*/", tuple(frame.loc[listed & ~present, "image_id"])))
+    frame["image"] = ""
+    listed = present = frame["split"] != ""
+    drops.append(
+        Remark(
+            "in neither train_val_list.txt nor test_list.txt",
+            _ids(frame, ~listed),
+            "warning",
+            "add the picture to one list, or read with layout_options.splits=hashed",
+        )
+    )
+    if images:
+        found, more = _images(folder, known=frame["image_id"])
+        notes += more
+        frame["image"] = frame["image_id"].map(found).fillna("")
+        present = frame["image"] != ""
+        mend = "fetch the images_NNN.tar.gz that holds it again"
+        drops.append(Remark("no image file of this name under images*/", _ids(frame, listed & ~present), "error", mend))
     kept = frame[listed & present]
     if kept.empty:
         raise FileNotFoundError(
@@ -103,53 +153,126 @@ def read(
             f"list; expected for instance images/{table['Image Index'].iloc[0] if len(table) else '00000001_000.png'}"
         )
     try:
-        return make_manifest(kept, source="nih", drops=drops)
+        return make_manifest(kept, source="nih", drops=drops, notes=notes)
     except ValueError as error:
         raise ValueError(f"{entry}: {error}") from error
 
 
-def _stem(name: str) -> str:
-    return name.rsplit(".", 1)[0]
+def _ids(frame: pd.DataFrame, rows: pd.Series) -> tuple[str, ...]:
+    return tuple(frame.loc[rows, "image_id"])
 
 
-def _images(folder: Path) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for images in sorted(folder.glob("images*")):
-        for path in sorted(images.rglob("*")):
-            if path.suffix.lower() in IMAGE_SUFFIXES:
-                found.setdefault(path.stem, str(path))
-    return found
+def _images(folder: Path, *, known: pd.Series) -> tuple[dict[str, str], list[Remark]]:
+    """Paths of the pictures by stem."""
+    places = sorted((place for place in folder.iterdir() if place.name.startswith("images")), key=lambda p: p.name)
+    names = [f"{place.name}/{name}" for place in places for name in list_files(place)]
+    files = pd.DataFrame({"name": pd.Series(names, dtype=object)})
+    files["stem"] = files["name"].map(lambda name: name.rsplit("/", 1)[-1].rsplit(".", 1)[0])
+    # A PNG is as published, a JPEG somebody's copy of it; of two of a kind the first folder's is read.
+    files["copy"] = ~files["name"].str.lower().str.endswith(".png")
+    files = files.sort_values("copy", kind="stable")
+    orphan = ~files["stem"].isin(known)
+    again = files["stem"].duplicated() & ~orphan
+    notes = [
+        Remark(
+            "picture that no row of the table names",
+            tuple(files.loc[orphan, "name"]),
+            "warning",
+            "take it away, or take the table as it is published",
+        ),
+        Remark(
+            "second copy of a picture: the PNG, else the first folder's, is read",
+            tuple(files.loc[again, "name"]),
+            "warning",
+            "take one of the two away",
+        ),
+    ]
+    read = files[~orphan & ~again]
+    return {stem: f"{folder}/{name}" for stem, name in zip(read["stem"], read["name"], strict=True)}, notes
 
 
-def _splits(folder: Path, frame: pd.DataFrame, *, seed: int, validate: float) -> np.ndarray:
-    lists = {}
-    for name in ("train_val_list.txt", "test_list.txt"):
-        path = folder / name
-        if not path.is_file():
-            raise FileNotFoundError(f"layout nih: {path} is missing; expected {EXPECTED}")
-        lists[name] = {_stem(line.strip()) for line in path.read_text().splitlines() if line.strip()}
+def _splits(
+    folder: Path, frame: pd.DataFrame, *, splits: str, seed: int, validate: float
+) -> tuple[np.ndarray, list[Remark]]:
+    if splits == "hashed":
+        reason = "split by a hash of the patient, not by the published lists"
+        return hashed_split(frame["patient_id"], seed=seed), [Remark(reason, LISTS, "note")]
+    if splits != "lists":
+        raise ValueError(f"splits = {splits!r} does not exist; expected 'lists' or 'hashed'")
+    lists: dict[str, set[str]] = {}
+    for name in LISTS:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"layout nih: {folder / name} is missing; expected {EXPECTED}; fetch it, or read with "
+                "layout_options.splits=hashed"
+            )
+        lines = read_text(folder / name).splitlines()
+        lists[name] = {line.strip().rsplit(".", 1)[0] for line in lines if line.strip()}
+    train, test = (lists[name] for name in LISTS)
+    both = sorted(train & test)
+    if both:
+        raise ValueError(
+            f"{folder}: image {both[0]} is in both {LISTS[0]} and {LISTS[1]} ({len(both)} images are); "
+            "take it out of one of them"
+        )
+    unknown = tuple(sorted((train | test) - set(frame["image_id"])))
+    notes = [Remark("in a split list, but in no row of the table", unknown, "warning", "take the table as published")]
     carved = hash_fractions(frame["patient_id"], seed=seed) < validate
-    in_test = frame["image_id"].isin(lists["test_list.txt"])
-    in_train = frame["image_id"].isin(lists["train_val_list.txt"])
-    return np.select([in_test, in_train & carved, in_train], ["test", "validate", "train"], "").astype(object)
+    in_train, in_test = frame["image_id"].isin(train), frame["image_id"].isin(test)
+    chosen = np.select([in_test, in_train & carved, in_train], ["test", "validate", "train"], "").astype(object)
+    return chosen, notes
 
 
-def _ages(texts: pd.Series) -> np.ndarray:
+def _ages(texts: pd.Series | None, *, ids: pd.Series) -> tuple[np.ndarray, list[Remark]]:
+    if texts is None:
+        return np.full(len(ids), np.nan, np.float32), [Remark("table without ages", ("Patient Age",), "note")]
     # The first edition writes 058Y, 013M, 028D; the 2020 edition plain years.
     parts = texts.str.strip().str.extract(r"^(\d+)([YMD]?)$")
-    years = pd.to_numeric(parts[0]) / parts[1].map({"": 1.0, "Y": 1.0, "M": 12.0, "D": 365.25})
-    return years.where(years <= OLDEST).to_numpy(dtype=np.float32)
+    years = pd.to_numeric(parts[0]) / parts[1].map({"": 1.0, "Y": 1.0, "M": 12.0, "D": 365.25}).astype(float)
+    old = years > OLDEST
+    notes = [
+        Remark("age over 110 years: cleared", tuple(ids[old]), "note", "correct the age in the table if you know it"),
+        Remark("age that is no number of years, months or days: left empty", tuple(ids[years.isna()]), "warning"),
+    ]
+    return years.where(~old).to_numpy(dtype=np.float32), notes
 
 
-def _labels(joined: pd.Series, *, file: Path) -> pd.DataFrame:
-    named = joined.str.get_dummies(sep="|")
+def _editions(folder: Path, entry: Path) -> list[Remark]:
+    others = [find_file(folder, with_gz(name)) for name in ENTRY_FILES]
+    unread = tuple(other.name for other in others if other is not None and other != entry)
+    return [Remark("another edition of the table, not read", unread, "note")]
+
+
+def _oddities(table: pd.DataFrame, frame: pd.DataFrame) -> list[Remark]:
+    """What does not fit together within the table, and what is unknown."""
+    notes = [Remark("view is not given", _ids(frame, frame["view"] == "unknown"), "warning")]
+    if isinstance(frame["sex"].iloc[0] if len(frame) else None, str):
+        sexes = frame.groupby("patient_id")["sex"].transform("nunique")
+        notes.append(Remark("patient of two sexes", _ids(frame, sexes > 1), "warning", "mend the rows"))
+    # Names are patient_number, as in 00000061_012.png.
+    parts = frame["image_id"].str.extract(r"^(\d{8})_(\d{3})$")
+    named = parts[0].notna()
+    patient = pd.to_numeric(parts[0]) != pd.to_numeric(table["Patient ID"], errors="coerce")
+    reason = "Patient ID is not the number in the picture's name"
+    notes.append(Remark(reason, _ids(frame, named & patient), "error", "mend the row: splits go by the Patient ID"))
+    if "Follow-up #" in table:
+        # The 2020 edition numbers by date, the names do not: nothing is read from either.
+        follow = pd.to_numeric(parts[1]) != pd.to_numeric(table["Follow-up #"], errors="coerce")
+        notes.append(Remark("Follow-up # is not the number in the picture's name", _ids(frame, named & follow), "note"))
+    return notes
+
+
+def _labels(joined: pd.Series, *, ids: pd.Series, file: Path) -> tuple[pd.DataFrame, list[Remark]]:
+    # The table has 112,120 rows and 836 different texts: each text is worked out once.
+    codes, texts = pd.factorize(joined.str.strip())
+    named = pd.Series(texts, dtype=object).str.get_dummies(sep="|")
     unknown = sorted(set(named.columns) - set(LABELS))
     if unknown:
-        row = int(np.flatnonzero(named[unknown[0]].to_numpy())[0])
+        row = int(np.flatnonzero(named[unknown[0]].to_numpy()[codes])[0])
         raise ValueError(
             f"{file}: row {row + 2}: finding {unknown[0]!r} is not one of NIH's {sorted(LABELS)}; mend the row"
         )
-    labels = pd.DataFrame(0.0, index=joined.index, columns=list(FINDINGS))
+    labels = pd.DataFrame(0.0, index=named.index, columns=list(FINDINGS))
     for column in named.columns:
         target = LABELS[column]
         if target is not None:
@@ -157,30 +280,18 @@ def _labels(joined: pd.Series, *, file: Path) -> pd.DataFrame:
     labels["Lung Opacity"] = labels[["Lung Opacity", *OPACITIES]].max(axis=1)
     labels[list(UNLABELLED)] = np.nan
     # An empty field says nothing, not "nothing found".
-    labels.loc[joined.str.strip() == "", :] = np.nan
-    return labels
-
-
-def _boxes(folder: Path) -> dict[str, str]:
-    path = folder / "BBox_List_2017.csv"
-    if not path.is_file():
-        return {}
-    table = pd.read_csv(path)
-    # The header's fields are "Bbox [x", "y", "w", "h]": columns 2 to 5 whatever a copy calls them.
-    if table.shape[1] < 6:
-        raise ValueError(f"{path}: expected 6 columns (image, finding, x, y, w, h) and found {list(table.columns)}")
-    boxes: dict[str, list[Box]] = {}
-    for row, (image, name, x, y, w, h) in enumerate(table.iloc[:, :6].itertuples(index=False), start=2):
-        finding = LABELS.get("Infiltration" if name == "Infiltrate" else name)
-        if finding is None:
-            raise ValueError(f"{path}: row {row}: finding {name!r} has no CheXpert label; known are {sorted(LABELS)}")
-        left, top, right, bottom = (float(v) / PUBLISHED_SIZE for v in (x, y, x + w, y + h))
-        # Annotators' rounding puts a few edges a pixel outside.
-        if not (-0.01 <= left < right <= 1.01 and -0.01 <= top < bottom <= 1.01):
-            raise ValueError(
-                f"{path}: row {row}: box x {x:.0f}..{x + w:.0f}, y {y:.0f}..{y + h:.0f} is not inside 0..1024; "
-                "mend the row"
-            )
-        box = Box(finding, max(left, 0.0), max(top, 0.0), min(right, 1.0), min(bottom, 1.0))
-        boxes.setdefault(_stem(str(image)), []).append(box)
-    return {image: encode_boxes(found) for image, found in boxes.items()}
+    empty = named.sum(axis=1) == 0
+    labels.loc[empty, :] = np.nan
+    healthy = named["No Finding"] == 1 if "No Finding" in named else pd.Series(False, index=named.index)
+    lost = named[[name for name in named.columns if LABELS[name] is None]].any(axis=1)
+    rows = {
+        "lost": lost.to_numpy()[codes],
+        "contrary": (healthy & (named.sum(axis=1) > 1)).to_numpy()[codes],
+        "empty": empty.to_numpy()[codes],
+    }
+    notes = [
+        Remark("Emphysema, Fibrosis or Hernia, which have no CheXpert label", tuple(ids[rows["lost"]]), "note"),
+        Remark("No Finding beside a finding", tuple(ids[rows["contrary"]]), "error", "mend the row"),
+        Remark("no label", tuple(ids[rows["empty"]]), "warning", "mend the row"),
+    ]
+    return labels.iloc[codes].reset_index(drop=True), notes

@@ -1,16 +1,14 @@
-"""What all layouts share: roots, options, views, splits; and NIH on hand-made folders."""
+"""What all layouts share: roots, options, views, splits."""
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 from datamodules import layouts
 from datamodules.layouts.source import hash_fractions, hashed_split
 from datamodules.layouts.views import normalise_views
-from datamodules.reports.labels import FINDINGS
 
 
 @pytest.mark.parametrize("layout", ["nih", "openi", "table"])
