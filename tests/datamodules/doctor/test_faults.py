@@ -15,7 +15,7 @@ from tests.datamodules.doctor.faults_more import MORE
 from tests.datamodules.doctor.faults_tables import FAULTS
 
 ALL = [*PICTURES, *FAULTS, *MORE]
-SIZE = 72  # just above what counts as a thumbnail
+SIZE = 80  # above what counts as a thumbnail
 
 
 class Folders:

@@ -35,7 +35,7 @@ def test_a_fresh_set_is_clean(tmp_path, layout, options, seed):
     if layout == "vindr":
         pytest.importorskip("pydicom")
     root = tmp_path / "set"
-    written = disk.write(layout, root, studies=14, seed=seed, size=72, **options)
+    written = disk.write(layout, root, studies=14, seed=seed, size=80, **options)
     diagnosis = examine(str(root), state=tmp_path / "state")
     assert diagnosis.layout == layout
     assert [f for f in diagnosis.findings if f.level == "error"] == []
