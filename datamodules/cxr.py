@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import torch
 from lightning.pytorch import LightningDataModule
 
@@ -345,5 +346,8 @@ class CXRDataModule(LightningDataModule):
         return self._load(dataset, EvalSampler(dataset, batch_size=self.batch_size, rank=rank, world=world))
 
     def _load(self, dataset: CXRDataset, sampler: TrainSampler | EvalSampler) -> BatchLoader:
+        if self.num_workers:
+            # Reading tables leaves free pages behind, which every worker would inherit.
+            pa.default_memory_pool().release_unused()
         on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return BatchLoader(dataset, sampler, num_workers=self.num_workers, pin_memory=on_cuda)

@@ -33,6 +33,7 @@ class BatchLoader:
             dataset,
             batch_size=None,  # the sampler's items are batches already
             sampler=sampler,
+            collate_fn=_as_it_is,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=pin_memory,
@@ -60,3 +61,8 @@ class BatchLoader:
         """
         if isinstance(self.sampler, TrainSampler) and state:
             self.sampler.resume(state)
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    # It is made of tensors already; the default would look at each text.
+    return batch

@@ -191,7 +191,7 @@ def _write_index(out: Path, manifest: Manifest, *, size: int, rows_per_shard: in
         "rows": len(manifest),
         "rows_per_shard": rows_per_shard,
         "data_digest": images_digest(manifest, size=size),
-        "resize": "pad to a square, Pillow bicubic with antialias; JPEG in draft mode of at least twice the size",
+        "resize": "pad to a square, Pillow Lanczos with antialias; JPEG in draft mode of at least twice the size",
         "unreadable": unreadable,
         "shards": [{"file": record["file"], "sha256": record["sha256"]} for record in records],
     }

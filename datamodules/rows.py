@@ -4,7 +4,6 @@ Python strings in a Dataset are copied into every worker, since counting referen
 400,000 studies then cost hundreds of megabytes a worker. A mapped file costs each worker what it looks at.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +72,9 @@ def write_rows(manifest: Manifest, path: str | Path) -> RowTable:
         frame = manifest.frame
         labels = pa.FixedSizeListArray.from_arrays(pa.array(manifest.labels().reshape(-1)), len(FINDINGS))
         views = frame["view"].map({view: i for i, view in enumerate(VIEWS)}).to_numpy(dtype=np.int8)
-        columns: dict[str, Any] = {name: pa.array(_strings(frame[name]), type=pa.large_string()) for name in TEXTS}
+        columns: dict[str, Any] = {name: pa.Array.from_pandas(frame[name], type=pa.large_string()) for name in TEXTS}
         table = pa.table(columns | {"labels": labels, "view": pa.array(views)})
         # One batch: a row is found by arithmetic, not by searching chunks.
         with replacing(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
             writer.write_table(table.combine_chunks(), max_chunksize=len(frame))
     return RowTable(path)
-
-
-def _strings(column: Any) -> Sequence[str]:
-    return column.to_numpy(dtype=object)

@@ -144,7 +144,8 @@ class ShardStore:
                     f"{path}: expected uint8 {(rows, self.size, self.size)} and found {pixels.dtype} {pixels.shape}; "
                     f"remove the file and {AGAIN}"
                 )
-            self._maps[number] = pixels
+            # The same memory without np.memmap's slow indexing, which costs as much as copying a small image.
+            self._maps[number] = pixels.view(np.ndarray)
         return self._maps[number]
 
     def _local(self, number: int) -> Path:

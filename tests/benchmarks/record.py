@@ -1,0 +1,47 @@
+"""Where a benchmark's figures go: JSON under runs/benchmarks/, with the machine they were measured on."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import PIL
+import torch
+
+FOLDER = Path(__file__).parents[2] / "runs" / "benchmarks"
+
+
+def write(name: str, figures: dict[str, Any]) -> dict[str, Any]:
+    """Save and print the figures of one benchmark."""
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
+    machine = {"cores": len(os.sched_getaffinity(0)), "processor": platform.machine(), "pillow": PIL.__version__}
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    path = FOLDER / f"{name}.json"
+    path.write_text(json.dumps(figures | {"machine": machine | versions}, indent=1))
+    for key, value in figures.items():
+        print(f"{key:<40} {value:.4g}" if isinstance(value, float) else f"{key:<40} {value}")
+    print(f"→ {path}")
+    return figures
+
+
+def interleaved(sides: dict[str, Callable[[], Any]], *, rounds: int, cpu: bool = False) -> dict[str, float]:
+    """Median seconds of each side, taken in turns so that what else the machine does hits all of them.
+
+    Args:
+        sides: name → what is timed.
+        rounds: how often each.
+        cpu: time of this process on its core instead of wall-clock time.
+    """
+    clock = time.process_time if cpu else time.perf_counter
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, function in sides.items():
+            began = clock()
+            function()
+            times[name].append(clock() - began)
+    return {name: statistics.median(values) for name, values in times.items()}

@@ -1,0 +1,42 @@
+"""Which rows are served: the reasons, their order, and where the kept rows stood."""
+
+import pytest
+
+from datamodules.manifest import Remark, make_manifest
+from datamodules.selection import select
+
+
+def source():
+    rows = [
+        {"image": "a.png", "study_id": "s1", "view": "PA", "report": "clear"},
+        {"image": "", "study_id": "s1", "view": "PA", "report": "clear"},
+        {"image": "c.png", "study_id": "s2", "view": "LATERAL", "report": "clear"},
+        {"image": "d.png", "study_id": "s3", "view": "AP", "report": ""},
+        {"image": "e.png", "study_id": "s4", "view": "AP", "report": "effusion"},
+    ]
+    rows = [row | {"image_id": f"i{n}", "patient_id": f"p{n}", "split": "train"} for n, row in enumerate(rows)]
+    return make_manifest(rows, source="x", drops=[Remark("lost before", ("z",))])
+
+
+def test_images():
+    manifest, kept = select(source())
+    assert manifest.frame["image_id"].tolist() == ["i0", "i2", "i3", "i4"]
+    assert manifest.frame.index.tolist() == [0, 1, 2, 3]
+    assert kept.tolist() == [0, 2, 3, 4]
+    assert [(d.reason, d.ids) for d in manifest.drops] == [("lost before", ("z",)), ("no image", ("i1",))]
+
+
+def test_views():
+    manifest, kept = select(source(), views=["AP"])
+    assert kept.tolist() == [3, 4]
+    assert [d.ids for d in manifest.drops[1:]] == [("i0", "i1", "i2")]
+    with pytest.raises(ValueError, match=r"layout x: none of 5 rows is left: 1 × lost before; 5 × view is not one of \['unknown'\]"):
+        select(source(), views=["unknown"])
+
+
+def test_texts():
+    manifest, kept = select(source(), text_only=True)
+    assert kept.tolist() == [0, 2, 4]
+    reasons = {d.reason: d.ids for d in manifest.drops}
+    assert reasons["no report"] == ("i3",)
+    assert reasons["another image of a study that is served as text"] == ("i1",)
