@@ -29,12 +29,15 @@ help: ## list the targets
 	touch $@
 
 # --- checks ------------------------------------------------------------------------------------------------------------
-.PHONY: help test test-slow lint
+.PHONY: help test test-slow benchmarks lint
 test: .venv/installed ## all fast tests (under 10 minutes on 2 cores)
 	$(PYTEST) -m "not slow"
 
 test-slow: .venv/installed ## DDP, resume and whole-chain tests
 	$(PYTEST) -m slow
+
+benchmarks: .venv/installed ## speed and memory of the data layer, as JSON under runs/benchmarks/
+	for name in prepare_rate batches workers_memory doctor_rate; do $(PY) -m tests.benchmarks.$$name; done
 
 lint: .venv/installed ## ruff, mypy, shellcheck
 	.venv/bin/ruff check .

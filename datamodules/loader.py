@@ -1,4 +1,4 @@
-"""Batches in the order of a sampler, and how far the epoch is, so that a checkpoint in its middle can be gone on with."""
+"""Batches in the order of a sampler, and how far the epoch is, so that a checkpoint in its middle can be resumed."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,9 +13,10 @@ from datamodules.samplers import EvalSampler, TrainSampler
 class BatchLoader:
     """Whole batches of a dataset in the order of a sampler that yields whole batches.
 
-    It holds a DataLoader but is none: Lightning rebuilds those for `predict` and under DDP, and the rows of each rank are
-    settled here. For training, `state_dict` counts the batches that were handed out, not those that worker processes have
-    fetched ahead. The order of an epoch is asked of the sampler when its first batch is: after Lightning has set the epoch.
+    It holds a DataLoader but is none: Lightning rebuilds those for `predict` and under DDP, and the rows of each rank
+    are settled here. For training, `state_dict` counts the batches that were handed out, not those that workers
+    have fetched ahead. The order of an epoch is asked of the sampler with its first batch: after Lightning has set the
+    epoch.
 
     Args:
         dataset: takes a list of rows, gives a batch.
@@ -63,6 +64,6 @@ class BatchLoader:
             self.sampler.resume(state)
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     # It is made of tensors already; the default would look at each text.
     return batch

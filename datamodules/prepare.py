@@ -1,8 +1,8 @@
 """Resize a data set once, into shards: all cores, bounded memory, resumable after a kill at any moment.
 
 `prepare` cuts the manifest's rows into shards. A worker decodes one shard at a time, image by image, into a temporary
-file, which is renamed when complete; then a small record with its digest is renamed into place. A shard with a record is
-done; whatever else a kill leaves is made again. Equal input gives equal bytes, interrupted or not.
+file, which is renamed when complete; then a small record with its digest is renamed into place. A shard with a record
+is done; whatever else a kill leaves is made again. Equal input gives equal bytes, interrupted or not.
 """
 
 import contextlib

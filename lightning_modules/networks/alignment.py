@@ -333,7 +333,9 @@ def contrastive_loss(
     targets = soft_targets(labels, all_labels, texts, all_texts, same_labels=same_labels)
     # DDP takes the mean over ranks: a rank with one row more counts so much more.
     share = len(labels) * (dist.get_world_size() if distributed() else 1) / len(all_labels)
-    return 0.5 * share * (soft_cross_entropy(scale * to_text, targets) + soft_cross_entropy(scale * to_image.T, targets))
+    return (
+        0.5 * share * (soft_cross_entropy(scale * to_text, targets) + soft_cross_entropy(scale * to_image.T, targets))
+    )
 
 
 def _gathered(rows: Tensor) -> Tensor:

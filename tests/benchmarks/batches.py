@@ -1,4 +1,4 @@
-"""Batches from shards against reading files, another package's dataset, and the bare store: `python -m tests.benchmarks.batches`."""
+"""Batches from shards against files, another dataset, the bare store: `python -m tests.benchmarks.batches`."""
 
 import tempfile
 from pathlib import Path
@@ -14,6 +14,7 @@ from datamodules.prepare import prepare
 from datamodules.shards import ShardStore
 from tests.benchmarks.jpegs import write_jpegs
 from tests.benchmarks.record import interleaved, write
+from tests.datamodules.pictures import manifest_of
 
 BATCH, SIZE, ROUNDS = 64, 256, 7
 JPEGS, NIH = 12, 256
@@ -35,8 +36,7 @@ def measure() -> dict[str, Any]:
 def from_jpegs(place: Path) -> dict[str, Any]:
     """Shards against decoding 3,000 px JPEGs for every epoch, both through the data module."""
     paths = write_jpegs(place / "in", JPEGS)
-    rows = [{"image": str(p), "image_id": f"i{n}", "patient_id": f"p{n}", "split": "train"} for n, p in enumerate(paths)]
-    prepare(make_manifest(rows, source="x"), sizes=[SIZE], out=place / "out")
+    prepare(manifest_of(paths), sizes=[SIZE], out=place / "out")
     shards = module(place / "out", place / "cache").train_dataloader()
     files = module(place / "out", place / "cache")
     files.shards, files.store = None, "files"

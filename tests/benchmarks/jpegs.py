@@ -1,4 +1,4 @@
-"""Large JPEGs as hospitals have them: phantoms of 3,000 px with grain, about 1.4 MB each, as MIMIC-CXR's are on average."""
+"""Large JPEGs as hospitals have them: phantoms of 3,000 px with grain, about as large as MIMIC-CXR's are."""
 
 from pathlib import Path
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.benchmarks import batches, doctor_rate, prepare_rate, workers_memory
+from tests.benchmarks import batches, prepare_rate, workers_memory
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

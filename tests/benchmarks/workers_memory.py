@@ -1,7 +1,7 @@
 """Start-up and memory of the data module at 400,000 rows against 4,000: `python -m tests.benchmarks.workers_memory`.
 
-Each size runs in a process of its own, with four loader workers. Resident memory is counted as PSS, in which a page that
-n processes share counts 1/n for each: the sum over processes is what the machine really holds.
+Each size runs in a process of its own, with four loader workers. Resident memory is counted as PSS, in which a page
+that n processes share counts 1/n for each: the sum over processes is what the machine really holds.
 """
 
 import json
@@ -35,9 +35,7 @@ def child(out: Path) -> None:
     began = time.perf_counter()
     from datamodules.cxr import CXRDataModule
 
-    data = CXRDataModule(
-        shards=str(out), size=SIZE, batch_size=64, num_workers=WORKERS, cache_dir=str(out / "cache")
-    )
+    data = CXRDataModule(shards=str(out), size=SIZE, batch_size=64, num_workers=WORKERS, cache_dir=str(out / "cache"))
     data.prepare_data()
     batches = iter(data.train_dataloader())
     next(batches)

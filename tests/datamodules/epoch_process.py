@@ -1,4 +1,4 @@
-"""Trains on nothing but writes down which rows each rank sees; run as `python -m tests.datamodules.epoch_process ...`."""
+"""Trains on nothing but writes down which rows each rank sees: `python -m tests.datamodules.epoch_process ...`."""
 
 import argparse
 import json

@@ -10,9 +10,9 @@ from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
 from datamodules.cxr import CXRDataModule
+from datamodules.images import read_masks
 from datamodules.manifest import Manifest
 from datamodules.reports.labels import FINDINGS
-from datamodules.images import read_masks
 
 
 @pytest.fixture

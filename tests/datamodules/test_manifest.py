@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from datamodules.manifest import Box, Remark, Manifest, decode_boxes, encode_boxes, make_manifest
+from datamodules.manifest import Box, Manifest, Remark, decode_boxes, encode_boxes, make_manifest
 
 
 def rows(**changes):

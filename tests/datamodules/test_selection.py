@@ -30,7 +30,9 @@ def test_views():
     manifest, kept = select(source(), views=["AP"])
     assert kept.tolist() == [3, 4]
     assert [d.ids for d in manifest.drops[1:]] == [("i0", "i1", "i2")]
-    with pytest.raises(ValueError, match=r"layout x: none of 5 rows is left: 1 × lost before; 5 × view is not one of \['unknown'\]"):
+    with pytest.raises(
+        ValueError, match=r"layout x: none of 5 rows is left: 1 × lost before; 5 × view is not one of \['unknown'\]"
+    ):
         select(source(), views=["unknown"])
 
 

@@ -20,7 +20,7 @@ EFFUSION, EDEMA = FINDINGS.index("Pleural Effusion"), FINDINGS.index("Edema")
 
 @pytest.fixture
 def root(tmp_path):
-    """24 noise images of several shapes; rows 0-15 train, 16-19 validate, 20-23 test; two of the train rows have edema."""
+    """24 noise images of several shapes; rows 0-15 train, 16-19 validate, 20-23 test; rows 0 and 1 have edema."""
     folder, rng = tmp_path / "data", np.random.default_rng(0)
     folder.mkdir()
     rows = []
@@ -49,6 +49,10 @@ def batches(data):
     return [batch for loader in (data.train_dataloader(), data.test_dataloader()) for batch in loader]
 
 
+def images_of(data):
+    return {i: image for b in batches(data) for i, image in zip(b["image_id"], b["image"], strict=True)}
+
+
 def assert_equal_batches(a, b):
     for one, other in zip(a, b, strict=True):
         assert one.keys() == other.keys()
@@ -72,7 +76,9 @@ def test_shards_files_and_a_url_give_the_same_batches(make, tmp_path):
     # Codes of one are codes of the other.
     assert prepared.tokens_key == cached.tokens_key
     assert prepared.manifest.digest() == cached.manifest.digest()
-    with pytest.raises(FileNotFoundError, match=r"no finished shards of 64 px; python -m datamodules prepare --size 64"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no finished shards of 64 px; python -m datamodules prepare --size 64"
+    ):
         make(shards=str(out), size=64).train_dataloader()
     with pytest.raises(FileNotFoundError, match=r"nothing/manifest.parquet does not exist; finish it first"):
         _ = make(shards=str(tmp_path / "nothing")).source
@@ -86,10 +92,10 @@ def test_shards_serve_a_selection_and_skip_what_could_not_be_read(make, root, tm
     frame = Manifest.load(out / "manifest.parquet").frame
     frame["view"] = np.where(frame["image_id"].isin(["r1", "r9"]), "LATERAL", "PA")
     make_manifest(frame, source="table").save(out / "manifest.parquet")
-    shown = {i: image for b in batches(make(shards=str(out), views=["PA"])) for i, image in zip(b["image_id"], b["image"], strict=True)}  # fmt: skip
+    shown = images_of(make(shards=str(out), views=["PA"]))
     assert set(shown) == {f"r{n}" for n in (*range(16), *range(20, 24))} - {"r1", "r3", "r9"}
     Image.new("L", (8, 8)).save(root / "r3.png")
-    whole = {i: image for b in batches(make()) for i, image in zip(b["image_id"], b["image"], strict=True)}
+    whole = images_of(make())
     for image_id, image in shown.items():
         assert torch.equal(image, whole[image_id]), image_id
 
@@ -112,7 +118,9 @@ def test_rows_travel_as_a_path_and_hold_every_column(make, tmp_path):
 
 def test_policies_by_finding(make):
     def effusions(policy):
-        found = {i: v for b in make(policy=policy).train_dataloader() for i, v in zip(b["image_id"], b["labels"], strict=True)}  # fmt: skip
+        found = {}
+        for batch in make(policy=policy).train_dataloader():
+            found |= dict(zip(batch["image_id"], batch["labels"], strict=True))
         return [float(found[f"r{n}"][EFFUSION]) for n in range(4)]
 
     np.testing.assert_equal(effusions("ignore"), [1, np.nan, 1, np.nan])
@@ -202,7 +210,9 @@ def test_what_is_mirrored_says_so_in_its_report(make, tmp_path):
 
 
 def test_codes_and_changed_images_exclude_each_other(make, tmp_path):
-    with pytest.raises(ValueError, match=r"data.init_args.tokens holds codes of unchanged images; set augment and mirror"):
+    with pytest.raises(
+        ValueError, match=r"data.init_args.tokens holds codes of unchanged images; set augment and mirror"
+    ):
         make(tokens=str(tmp_path / "t.safetensors"), mirror=0.1)
 
 
