@@ -17,7 +17,7 @@ from datamodules.images import scale_to_bytes
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-PYDICOM = "pip install 'cxr-synth[dicom]'"
+PYDICOM = "pip install -e '.[dicom]'"
 # By the start of the transfer syntax's UID: what decodes it, besides pydicom itself (which does raw, deflated and RLE).
 DECODERS: dict[str, str] = {
     "1.2.840.10008.1.2.4.9": "pylibjpeg pylibjpeg-openjpeg",  # JPEG 2000, .90 to .93

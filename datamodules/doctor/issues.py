@@ -67,10 +67,10 @@ ISSUES: dict[str, Issue] = {
     "frames": Issue("error", "a DICOM of several frames", "split it into files of one frame, or take its row out"),
     "DICOM colour": Issue("error", "a DICOM that is not grey", "convert it to MONOCHROME2, or take its row out"),
     "no decoder": Issue(
-        "error", "a DICOM so compressed that no installed package decodes it", "pip install 'cxr-synth[dicom]'"
+        "error", "a DICOM so compressed that no installed package decodes it", "pip install -e '.[dicom-jpeg]'"
     ),
     "no pydicom": Issue(
-        "warning", "DICOM files were not looked into", "pip install 'cxr-synth[dicom]', then run this again"
+        "warning", "DICOM files were not looked into", "pip install -e '.[dicom]', then run this again"
     ),
     "colour": Issue("note", "a colour picture: it is read as grey", ""),
     "deep": Issue("note", "more than 8 bits a pixel: scaled to 8 when read", ""),

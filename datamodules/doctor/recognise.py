@@ -9,7 +9,7 @@ from types import ModuleType
 from xml.etree.ElementTree import ParseError
 
 from datamodules import layouts
-from datamodules.layouts import openi_kaggle, vindr
+from datamodules.layouts import chexpert, openi_kaggle, vindr
 from datamodules.layouts.source import find_file, with_gz
 
 # `phantom` has no files, `joined` is asked for by name; `table` takes any single table, so it is asked last.
@@ -47,6 +47,10 @@ def published(layout: str, root: Path) -> dict[str, int]:
         return openi_kaggle.PUBLISHED
     if layout == "vindr" and find_file(root, with_gz("train.csv")) is not None:
         return vindr.PUBLISHED_KAGGLE
+    if layout == "chexpert" and any(
+        find_file(place, with_gz(*chexpert.TEST)) for place in (root, *chexpert.bases(root))
+    ):
+        return {key: value + chexpert.PUBLISHED_TEST[key] for key, value in chexpert.PUBLISHED.items()}
     return dict(getattr(module(layout), "PUBLISHED", {}))
 
 

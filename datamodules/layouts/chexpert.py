@@ -43,13 +43,14 @@ EXPECTED = (
     "train.csv, valid.csv and train/patientNNNNN/studyN/viewN_frontal.jpg, or a folder CheXpert-v1.0[-small] with them "
     "(test.csv or test_labels.csv is optional)"
 )
-# Train and valid, as the ordinary download has them: the test set adds 668 images of 500 patients.
+# Train and valid, as the ordinary download has them, and what the separate test set adds.
 PUBLISHED = {"images": 223_648, "studies": 187_841, "patients": 64_740}
+PUBLISHED_TEST = {"images": 668, "studies": 500, "patients": 500}
 
 
 def recognise(root: Path) -> bool:
     """Whether this folder, or one folder CheXpert* in it, holds CheXpert's train.csv (and not CheXpert-Plus)."""
-    return len(_bases(root)) == 1 and find_file(root, with_gz(PLUS_TABLE)) is None
+    return len(bases(root)) == 1 and find_file(root, with_gz(PLUS_TABLE)) is None
 
 
 def read(
@@ -134,7 +135,7 @@ def read(
     )
 
 
-def _bases(root: Path) -> list[Path]:
+def bases(root: Path) -> list[Path]:
     """The folders with CheXpert's train.csv: the root, else those in it that begin with its name."""
     if root.is_file():
         return []
@@ -158,13 +159,13 @@ def _has_table(folder: Path) -> bool:
 
 
 def _base(folder: Path) -> Path:
-    bases = _bases(folder)
-    if len(bases) > 1:
+    found = bases(folder)
+    if len(found) > 1:
         raise ValueError(
-            f"layout chexpert: {folder} holds {[base.name for base in bases]}; name one of them as the root"
+            f"layout chexpert: {folder} holds {[base.name for base in found]}; name one of them as the root"
         )
     # Where the tables are broken or missing, the messages are about the root itself.
-    return bases[0] if bases else folder
+    return found[0] if found else folder
 
 
 def _find(base: Path, folder: Path, names: tuple[str, ...]) -> Path | None:

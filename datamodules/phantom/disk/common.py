@@ -1,4 +1,4 @@
-"""What the writers share: phantoms drawn with a progress bar, pictures and tables saved so that equal runs give equal bytes."""
+"""What the writers share: drawing with a progress bar, and saving so that equal runs give equal bytes."""
 
 import gzip
 import io

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from datamodules.doctor.finding import Finding, by_level
+from datamodules.doctor.recognise import published
 from datamodules.doctor.tables import count, gaps, ledger, published_counts
 from datamodules.manifest import Box, Manifest, Remark, encode_boxes, make_manifest
 from datamodules.reports.labels import FINDINGS
@@ -129,3 +130,15 @@ def test_report_gaps():
     assert [(f.level, f.count) for f in same] == [("warning", 9)]
     assert "22% of the studies: 'Normal chest today.'" in same[0].what
     assert gaps(manifest(report=["Normal chest today."] * 8 + texts[8:])) == []
+
+
+def test_published_counts_are_those_of_the_edition(tmp_path):
+    header = "Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding\n"
+    (tmp_path / "train.csv").write_text(header)
+    assert published("chexpert", tmp_path)["images"] == 223_648
+    (tmp_path / "test_labels.csv").write_text(header)
+    assert published("chexpert", tmp_path) == {"images": 224_316, "studies": 188_341, "patients": 65_240}
+    (tmp_path / "indiana_reports.csv").write_text("uid\n")
+    assert published("openi", tmp_path) == {"images": 7466, "reports": 3851}
+    assert published("openi", tmp_path / "elsewhere")["reports"] == 3955
+    assert published("table", tmp_path) == {}
