@@ -99,7 +99,7 @@ def _prepare(given: argparse.Namespace) -> int:
     kept = prepare(manifest, sizes=given.size, out=given.out, workers=given.workers, unreadable=given.unreadable)
     written = sum(file.stat().st_size for file in given.out.rglob("*") if file.is_file())
     sizes = " and ".join(map(str, given.size))
-    print(f"prepare: {len(kept)} images at {sizes} px in {given.out}, {written / 1e9:.2f} GB")
+    print(f"prepare: {len(kept)} images at {sizes} px in {given.out}, {written / 1e6:,.1f} MB")
     print(f"manifest: {given.out / MANIFEST}, digest {kept.digest()[:12]}; its ledger: {MANIFEST}.ledger.json")
     for drop in kept.drops:
         print(f"dropped: {drop.count} × {drop.reason}, e.g. {', '.join(drop.ids[:3])}")

@@ -122,7 +122,7 @@ def next_step(diagnosis: Diagnosis, *, options: list[str]) -> str:
     given = "".join(f" --option {shlex.quote(option)}" for option in options)
     if diagnosis.looked is None and diagnosis.layout != "phantom":
         return f"python -m datamodules vocabulary {root}{given} --out vocabulary.json"
-    return f"python -m datamodules prepare {root}{given}"
+    return f"python -m datamodules prepare {root}{given} --size 256 --out runs/shards/{diagnosis.layout}"
 
 
 def _pass(diagnosis: Diagnosis) -> list[str]:

@@ -47,7 +47,7 @@ def test_a_clean_set(root, capsys):
     assert "images: 40 of 40 can be read; 0 cannot" in out
     assert "looked at 40 in" in out
     assert "0 × error, 0 × warning" in out
-    assert f"next: python -m datamodules prepare --layout table --root {root}" in out
+    assert f"next: python -m datamodules prepare --layout table --root {root} --size 256 --out runs/shards/table" in out
     assert doctor(root) == 0
     assert "40 have not changed since an earlier pass" in capsys.readouterr().out
 
