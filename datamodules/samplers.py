@@ -18,8 +18,9 @@ class TrainSampler(DistributedSampler):
     An epoch has ceil(N / (world × batch_size)) steps. The rows are spread evenly over them, so there is no small last
     batch: step k takes the rows from k N / steps to (k + 1) N / steps of the permutation, and rank r of these every
     world-th from r on. So the k-th batches of all ranks are the k-th batch of one rank with world × batch_size, and the
-    batches of one step differ by one row at most. Two cases are not exact: a data set smaller than world is wrapped
-    around, so that each rank has one row; and batches grow by a row where else a rank would have none.
+    batches of one step differ by one row at most: in the mean over ranks that DDP takes, a row of the smaller batch
+    weighs up to 1 / batch_size more. Two cases are not exact: a data set smaller than world is wrapped around, so that
+    each rank has one row; and batches grow by a row where else a rank would have none.
 
     With weights, rows are drawn with replacement instead, N of them an epoch.
 

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from datamodules.files import replacing
 from datamodules.images import PHANTOM, decode, fit, open_image, read_image
+from datamodules.progress import bar
 
 # Starting workers takes about a second, which is what this many images take.
 IN_PROCESS = 256
@@ -62,11 +62,11 @@ def fill_shards(jobs: list[Job], *, total: int, workers: int | None) -> None:
     workers = min(workers or len(os.sched_getaffinity(0)), len(jobs))
     # A spawned worker imports the main module again, which a script read from standard input does not allow.
     main = getattr(sys.modules["__main__"], "__file__", None)
-    bar = tqdm(total=total, initial=total - rows, desc="images", unit="", mininterval=1.0, disable=rows <= IN_PROCESS)
-    with bar:
+    hidden = rows <= IN_PROCESS
+    with bar(desc="images", unit="image", total=total, initial=total - rows, disable=hidden) as progress:
         if rows <= IN_PROCESS or workers < 2 or (main is not None and not Path(main).is_file()):
             for job in jobs:
-                _fill(job, lambda: bar.update(1))
+                _fill(job, lambda: progress.update(1))
             return
         # Spawned, not forked: a fork of a process in which torch or CUDA has threads can hang.
         context = get_context("spawn")
@@ -79,7 +79,7 @@ def fill_shards(jobs: list[Job], *, total: int, workers: int | None) -> None:
                     done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
                     for future in done:
                         future.result()
-                    bar.update(counter.value - (bar.n - (total - rows)))
+                    progress.update(counter.value - (progress.n - (total - rows)))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise

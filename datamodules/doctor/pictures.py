@@ -7,17 +7,16 @@ threads a quarter of a second, and processes more than one, most of it to start;
 
 import dataclasses
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from datamodules.doctor.headers import Known, Look, look_at_each
 from datamodules.doctor.state import Writer, load
+from datamodules.progress import bar
 
 BATCH = 64
 # More threads than cores: some of them wait for the disk. A server answers slower still.
@@ -120,7 +119,7 @@ def look_at(
     began = time.perf_counter()
     writer = Writer(state)
     # On standard error, so that --json - stays JSON; of a short pass nothing is shown.
-    bar = tqdm(total=n, desc="pictures", unit="picture", delay=1.0, file=sys.stderr, smoothing=0.05)
+    progress = bar(total=n, desc="pictures", unit="picture", delay=1.0, smoothing=0.05)
     try:
         for results in _run(batches, workers=found.workers, decode=decode):
             new = [(number, look) for number, look in results if look is not None]
@@ -128,9 +127,9 @@ def look_at(
                 found.put(number, look)
             writer.write((unique[number], look) for number, look in new)
             found.examined += len(new)
-            bar.update(len(results))
+            progress.update(len(results))
     finally:
-        bar.close()
+        progress.close()
         writer.close()
     found.seconds = time.perf_counter() - began
     return found

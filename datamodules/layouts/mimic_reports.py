@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm import tqdm
-
 from datamodules.layouts.source import as_path, find_file, list_files, read_csv, with_gz
 from datamodules.manifest import Level
+from datamodules.progress import bar
 from datamodules.reports.sections import Section, Sections, choose, clean, split_sections
 
 ARCHIVE = "mimic-cxr-reports.zip"
@@ -140,7 +139,7 @@ def read_reports(place: Place, *, wanted: Sequence[str], known: Collection[str],
         # In the order of the source: a zip is read from front to back.
         studies = [study for study in members if study in chosen]
         hidden = len(studies) < MANY
-        for study in tqdm(studies, desc="reports", unit="report", mininterval=1.0, disable=hidden):
+        for study in bar(iterable=studies, desc="reports", unit="report", disable=hidden):
             name = study.rsplit("/", 1)[-1]
             try:
                 text = load(members[study]).decode().replace("\r\n", "\n")

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
 from datamodules.layouts.phantom import split_of
 from datamodules.manifest import Box
 from datamodules.phantom.render import boxes, render
 from datamodules.phantom.report import report, study_labels
 from datamodules.phantom.study import Study, study
+from datamodules.progress import bar
 from datamodules.reports.labels import FINDINGS
 
 
@@ -53,7 +53,7 @@ class Phantom:
 
 def phantoms(*, studies: int, seed: int, size: int) -> Iterator[Phantom]:
     """The phantoms 0 .. `studies` - 1, drawn one after the other under a progress bar on standard error."""
-    for index in tqdm(range(studies), desc="phantoms", unit="study", mininterval=1.0, disable=studies < 50):
+    for index in bar(iterable=range(studies), desc="phantoms", unit="study", disable=studies < 50):
         one = study(seed, index)
         yield Phantom(
             study=one,
