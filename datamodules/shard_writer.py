@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,8 @@ def fill_shards(jobs: list[Job], *, total: int, workers: int | None) -> None:
             return
         # Spawned, not forked: a fork of a process in which torch or CUDA has threads can hang.
         context = get_context("spawn")
-        counter = context.Value("q", 0)
-        arguments = (counter, os.getpid())
+        counter, stop = context.Value("q", 0), context.Event()
+        arguments = (counter, stop, os.getpid())
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=arguments) as pool:
             pending = {pool.submit(_fill_counted, job) for job in jobs}
             try:
@@ -81,16 +82,18 @@ def fill_shards(jobs: list[Job], *, total: int, workers: int | None) -> None:
                         future.result()
                     progress.update(counter.value - (progress.n - (total - rows)))
             except BaseException:
+                # Workers look at it after every image: nobody waits for the end of their shards.
+                stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
 
-_counter: Synchronized | None = None
+_shared: tuple[Synchronized, Event] | None = None
 
 
-def _start_worker(counter: Any, parent: int) -> None:
-    global _counter
-    _counter = counter
+def _start_worker(counter: Synchronized, stop: Event, parent: int) -> None:
+    global _shared
+    _shared = counter, stop
     # Ctrl-C goes to the whole group: the parent tells the workers when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -104,11 +107,14 @@ def _start_worker(counter: Any, parent: int) -> None:
 
 
 def _fill_counted(job: Job) -> None:
-    assert _counter is not None
+    assert _shared is not None
+    counter, stop = _shared
 
     def count() -> None:
-        with _counter.get_lock():
-            _counter.value += 1
+        with counter.get_lock():
+            counter.value += 1
+        if stop.is_set():
+            raise InterruptedError(f"shard {job.number} was given up, since another failed or the user stopped")
 
     _fill(job, count)
 

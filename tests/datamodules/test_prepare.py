@@ -134,6 +134,34 @@ def test_processes_that_start_at_once_make_a_store_once(tmp_path, monkeypatch, c
 
 
 @pytest.mark.slow
+def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    rng, rows = np.random.default_rng(0), []
+    for n in range(300):
+        name = f"{n}.jpg"
+        if n < 20:
+            Image.fromarray(rng.integers(0, 255, (1200, 1200), dtype=np.uint8)).save(folder / name)
+        else:
+            (folder / name).symlink_to(folder / f"{n % 20}.jpg")
+        rows.append({"image": name, "report": "clear", "patient": f"p{n}"})
+    pd.DataFrame(rows).to_csv(folder / "t.csv", index=False)
+    command = [sys.executable, "-m", "datamodules", "prepare", "--layout", "table", "--root", str(folder)]
+    command += ["--size", "64", "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not list((tmp_path / "out").glob("64/.shard-*.tmp")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, error = process.communicate(timeout=60)
+    assert time.monotonic() - began < 10
+    assert process.returncode == 130
+    assert "stopped; what is finished is kept, the same command goes on with the rest" in error
+    assert not list((tmp_path / "out" / "64").glob(".*.tmp"))
+    assert "300 images" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.slow
 def test_kills_at_ten_random_moments_change_nothing(tmp_path):
     """SIGKILL to the parent alone: its workers must end by themselves, and the next run must go on."""
     rng, folder = np.random.default_rng(0), tmp_path / "in"
