@@ -148,7 +148,10 @@ def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(tmp_path):
     pd.DataFrame(rows).to_csv(folder / "t.csv", index=False)
     command = [sys.executable, "-m", "datamodules", "prepare", "--layout", "table", "--root", str(folder)]
     command += ["--size", "64", "--out", str(tmp_path / "out")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # What a shell starts in the background has SIGINT ignored, and so would its children.
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
     while not list((tmp_path / "out").glob("64/.shard-*.tmp")):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
