@@ -1,6 +1,7 @@
 """`python -m datamodules {doctor,prepare,vocabulary,phantom}`: look at a data set, make what training needs."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,7 +61,10 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; what is finished is kept, the same command goes on with the rest", file=sys.stderr)
+        rest = (
+            "; what is finished is kept, the same command goes on with the rest" if given.command == "prepare" else ""
+        )
+        print(f"stopped{rest}", file=sys.stderr)
         return 130
 
 
@@ -80,7 +84,11 @@ def _add_option(parser: argparse.ArgumentParser, text: str) -> None:
 
 def _read(given: argparse.Namespace) -> Manifest:
     named = {n: getattr(given, n) for n in ("studies", "seed") if getattr(given, n) is not None}
-    return layouts.read(_layout(given), given.root, **parse_options(given.option), **named)
+    given.root = given.root or os.environ.get("CXR_ROOT")
+    layout = _layout(given)
+    if layout == "phantom" and "studies" not in named:
+        raise ValueError("name a data set with --root <folder or URL>, or how many phantoms with --studies")
+    return layouts.read(layout, given.root, **parse_options(given.option), **named)
 
 
 def _layout(given: argparse.Namespace) -> str:
@@ -95,6 +103,10 @@ def _layout(given: argparse.Namespace) -> str:
 
 
 def _prepare(given: argparse.Namespace) -> int:
+    if "://" in str(given.out) or str(given.out).split("/")[0].endswith(":"):
+        raise ValueError(
+            f"--out {given.out} is a URL; write to a local folder, and copy that to where it is served from"
+        )
     manifest, _ = select(_read(given), views=given.views)
     kept = prepare(manifest, sizes=given.size, out=given.out, workers=given.workers, unreadable=given.unreadable)
     written = sum(file.stat().st_size for file in given.out.rglob("*") if file.is_file())
@@ -104,8 +116,8 @@ def _prepare(given: argparse.Namespace) -> int:
     for drop in kept.drops:
         print(f"dropped: {drop.count} × {drop.reason}, e.g. {', '.join(drop.ids[:3])}")
     print(
-        f"next: python main.py fit -c configs/base.yaml -c configs/classifier.yaml --data.init_args.shards={given.out} "
-        f"--data.init_args.size={given.size[0]} --run_dir=runs/own/classifier"
+        f"next: CXR_SHARDS={given.out} python main.py fit -c configs/base.yaml -c configs/classifier.yaml "
+        f"-c configs/data/shards.yaml --data.init_args.size={given.size[0]} --run_dir=runs/own/classifier"
     )
     return 0
 

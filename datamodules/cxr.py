@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule
 from datamodules import layouts
 from datamodules.augment import augment, mirror
 from datamodules.dataset import CXRDataset
-from datamodules.loader import BatchLoader
+from datamodules.loader import BatchLoader, batches_done
 from datamodules.manifest import SCHEMA, Batch, Manifest
 from datamodules.prepare import fetch_manifest, positions, prepare
 from datamodules.prompts import with_prompts
@@ -211,11 +211,13 @@ class CXRDataModule(LightningDataModule):
         write_rows(manifest, self._rows_path(digest))
         self._open_store()
         path = self.cache_dir / f"manifest-{digest[:12]}.parquet"
+        # Equal rows may stand beside other drops: the ledger is always this run's.
+        manifest.save_ledger(path)
         if self.shards is None and not path.is_file():
             manifest.save(path)
         counts = ", ".join(f"{split} {int((manifest.frame['split'] == split).sum())}" for split in SPLITS)
         dropped = "; ".join(f"{drop.count} × {drop.reason}" for drop in manifest.drops) or "nothing"
-        print(f"data: {self.layout} {self.size} px: {counts}; digest {digest[:12]}; dropped: {dropped}", flush=True)
+        print(f"data: {manifest.source} {self.size} px: {counts}; digest {digest[:12]}; dropped: {dropped}", flush=True)
 
     def setup(self, stage: str) -> None:
         """Open the caches, so that a wrong one is refused before anything starts."""
@@ -286,7 +288,9 @@ class CXRDataModule(LightningDataModule):
             chosen = np.sort(np.random.default_rng(self.seed).permutation(chosen)[: self.limit])
         if not len(chosen):
             counts = {split: int((frame["split"] == split).sum()) for split in SPLITS}
-            raise ValueError(f"layout {self.layout}: no rows in {' or '.join(splits)}; the splits hold {counts}")
+            raise ValueError(
+                f"layout {self.manifest.source}: no rows in {' or '.join(splits)}; the splits hold {counts}"
+            )
         return chosen
 
     def _rows_path(self, digest: str) -> Path:
@@ -301,7 +305,7 @@ class CXRDataModule(LightningDataModule):
                 self._store = None, every
             elif self.shards is not None:
                 store = ShardStore.open(self.shards, size=self.size, cache=self.cache_dir)
-                self._store = store, positions(store)[self._kept]
+                self._store = store, positions(store, rows=len(self.source))[self._kept]
             elif self.store == "files":
                 self._store = "files", every
             else:
@@ -350,4 +354,5 @@ class CXRDataModule(LightningDataModule):
             # Reading tables leaves free pages behind, which every worker would inherit.
             pa.default_memory_pool().release_unused()
         on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return BatchLoader(dataset, sampler, num_workers=self.num_workers, pin_memory=on_cuda)
+        done = None if self.trainer is None else batches_done(self.trainer)
+        return BatchLoader(dataset, sampler, num_workers=self.num_workers, pin_memory=on_cuda, processed=done)

@@ -83,7 +83,15 @@ class CXRDataset(Dataset):
         if self.clues is not None:
             batch["clues"] = torch.from_numpy(self.clues[index].astype(np.int64))
         if self.masks:
-            where = zip(self.table.texts("image", rows), self.table.texts("boxes", rows), strict=True)
-            masks = [read_masks(image, boxes=boxes, size=self.size) for image, boxes in where]
+            shapes = self.store.shapes if isinstance(self.store, ShardStore) else {}
+            where = zip(
+                self.table.texts("image", rows),
+                self.table.texts("boxes", rows),
+                self.store_rows[rows].tolist(),
+                strict=True,
+            )
+            masks = [
+                read_masks(image, boxes=boxes, size=self.size, shape=shapes.get(row)) for image, boxes, row in where
+            ]
             batch["masks"] = torch.from_numpy(np.stack(masks))
         return batch  # type: ignore[return-value]

@@ -30,7 +30,7 @@ def read_image(reference: str, *, size: int) -> np.ndarray:
         size: side in pixels.
 
     Raises:
-        ValueError: naming the file, when it is missing, truncated, no picture, or has nothing in it.
+        ValueError: naming the file, when it is missing, cut off, no picture, or of more than 8 bits all equal.
     """
     if reference.startswith(PHANTOM):
         from datamodules.phantom import render
@@ -70,7 +70,7 @@ def decode(file: BinaryIO, *, reference: str, size: int) -> Image.Image:
         size: what it will be resized to: a JPEG is decoded no larger than this needs.
 
     Raises:
-        ValueError: naming the file, for what is no picture, is cut off, or has nothing in it.
+        ValueError: naming the file, for what is no picture, is cut off, or is of more than 8 bits that are all equal.
     """
     if reference.lower().endswith(DICOM):
         from datamodules.dicom import read_dicom
@@ -118,13 +118,16 @@ def picture_size(reference: str) -> tuple[int, int]:
         raise ValueError(f"{reference}: cannot be read as an image ({error}); fetch it again") from error
 
 
-def read_masks(reference: str, *, boxes: str | Sequence[Box], size: int) -> np.ndarray:
+def read_masks(
+    reference: str, *, boxes: str | Sequence[Box], size: int, shape: tuple[int, int] | None = None
+) -> np.ndarray:
     """Where each finding is: bool [14, size, size], all False where that is not known.
 
     Args:
         reference: as in `read_image`; a phantom has its own masks.
         boxes: the manifest's `boxes` of the row. A box covers the pixels whose centres lie in it.
         size: side in pixels.
+        shape: the picture's width and height; None reads them from its header.
     """
     if reference.startswith(PHANTOM):
         from datamodules.phantom import render
@@ -136,7 +139,7 @@ def read_masks(reference: str, *, boxes: str | Sequence[Box], size: int) -> np.n
     found = decode_boxes(boxes) if isinstance(boxes, str) else boxes
     if not found:
         return masks
-    width, height = picture_size(reference)
+    width, height = shape or picture_size(reference)
     side = max(width, height)
     centres = (np.arange(size) + 0.5) / size
     for box in found:

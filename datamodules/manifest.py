@@ -167,18 +167,23 @@ class Manifest:
     def save(self, path: str | Path) -> None:
         """Write `path` (Parquet) and `path`.ledger.json, each under a temporary name first."""
         path = Path(path)
+        # The table comes last: where it is, its ledger is.
+        self.save_ledger(path)
+        temporary = temporary_beside(path)
+        self.frame[list(COLUMNS)].to_parquet(temporary, index=False)
+        os.replace(temporary, path)
+
+    def save_ledger(self, path: str | Path) -> None:
+        """Write `path`.ledger.json alone: what was left out and what is odd."""
+        path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         ledger = {"schema": SCHEMA, "source": self.source}
         for name, remarks in (("drops", self.drops), ("notes", self.notes)):
             ledger[name] = [{**dataclasses.asdict(r), "count": r.count, "ids": list(r.ids)} for r in remarks]
-        # The table comes last: where it is, its ledger is.
         target = ledger_path(path)
         temporary = temporary_beside(target)
         temporary.write_text(json.dumps(ledger, indent=1, ensure_ascii=False))
         os.replace(temporary, target)
-        temporary = temporary_beside(path)
-        self.frame[list(COLUMNS)].to_parquet(temporary, index=False)
-        os.replace(temporary, path)
 
     @staticmethod
     def load(path: str | Path) -> "Manifest":
@@ -192,7 +197,7 @@ class Manifest:
         for file in (path, ledger_path(path)):
             if not file.is_file():
                 raise FileNotFoundError(
-                    f"{file} does not exist; write the manifest again: python -m datamodules prepare"
+                    f"{file} does not exist; write it again: python -m datamodules prepare --root <root> --out <folder>"
                 )
         ledger = json.loads(ledger_path(path).read_text())
         if ledger.get("schema") != SCHEMA:

@@ -19,9 +19,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from datamodules.files import replacing
+from datamodules.images import PHANTOM, picture_size
 from datamodules.manifest import Manifest, Remark, ledger_path
 from datamodules.shard_writer import Job, fill_shards, npy_header, record_name, shard_name
-from datamodules.shards import INDEX, SCHEMA, ShardStore, images_digest
+from datamodules.shards import AGAIN, INDEX, SCHEMA, ShardStore, images_digest
 
 # 128 MiB at 256 px: a kill loses at most so much work of each core, and MIMIC-CXR is 185 files. Small sets get
 # smaller shards, enough to keep many cores busy; the number of cores does not enter, so digests are equal everywhere.
@@ -69,17 +70,21 @@ def prepare(
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
         _check_plan(out, manifest, rows_per_shard)
+        # Sizes that are there share the manifest: what could not be read then is tried again now.
+        sizes = sorted({*sizes, *(int(index.parent.name) for index in out.glob(f"*/{INDEX}"))})
         jobs = _jobs(manifest, sizes=sizes, out=out, rows_per_shard=rows_per_shard)
         fill_shards(jobs, total=len(manifest), workers=workers)
-        failures = _failures(out, sizes[0])
+        failures = _failures(out, sizes)
         if failures and unreadable == "error":
             shown = "\n  ".join(message for _, message in failures[:SHOWN])
             raise ValueError(
                 f"{manifest.source}: {len(failures)} of {len(manifest)} images cannot be read:\n  {shown}\n"
                 "mend them and run again (finished shards are kept), or leave them out: prepare --unreadable drop"
             )
+        # All sizes share the manifest, so what one of them lacks is served by none.
+        rows, shapes = [row for row, _ in failures], _shapes(manifest, unreadable={row for row, _ in failures})
         for size in sizes:
-            _write_index(out, manifest, size=size, rows_per_shard=rows_per_shard, unreadable=[r for r, _ in failures])
+            _write_index(out, manifest, size=size, rows_per_shard=rows_per_shard, unreadable=rows, shapes=shapes)
         kept = _without(manifest, failures)
         kept.save(out / MANIFEST)
     return kept
@@ -95,7 +100,7 @@ def fetch_manifest(folder: str, *, cache: Path) -> Path:
         path = Path(folder) / MANIFEST
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path} does not exist; finish it first: python -m datamodules prepare --out {folder}"
+                f"{path} does not exist; finish it first: python -m datamodules prepare --root <root> --out {folder}"
             )
         return path
     local = cache / f"prepared-{hashlib.sha256(folder.encode()).hexdigest()[:12]}" / MANIFEST
@@ -111,9 +116,18 @@ def fetch_manifest(folder: str, *, cache: Path) -> Path:
     return local
 
 
-def positions(store: ShardStore) -> np.ndarray:
-    """Int64 [N]: the store's row of each row of the manifest beside it."""
-    return np.setdiff1d(np.arange(store.rows), np.fromiter(store.unreadable, dtype=np.int64))
+def positions(store: ShardStore, *, rows: int) -> np.ndarray:
+    """Int64 [N]: the store's row of each row of the manifest beside it, of which there are `rows`.
+
+    Raises:
+        ValueError: when the shards of this size lack other pictures than the manifest.
+    """
+    found = np.setdiff1d(np.arange(store.rows), np.fromiter(store.unreadable, dtype=np.int64))
+    if len(found) != rows:
+        raise ValueError(
+            f"{store.folder}: the manifest has {rows} rows and these shards have {len(found)}; {AGAIN} for all sizes"
+        )
+    return found
 
 
 @contextlib.contextmanager
@@ -170,17 +184,34 @@ def _done(folder: Path, number: int, *, rows: int, size: int) -> bool:
     return not json.loads(record.read_text())["unreadable"] and shard.stat().st_size == npy_header(rows, size)[1]
 
 
-def _failures(out: Path, size: int) -> list[tuple[int, str]]:
-    """Row and message of each picture that could not be read."""
+def _failures(out: Path, sizes: Sequence[int]) -> list[tuple[int, str]]:
+    """Row and message of each picture that could not be read at one of the sizes, in order."""
     plan = json.loads((out / "plan.json").read_text())
-    failures = []
-    for number in range(-(-plan["rows"] // plan["rows_per_shard"])):
-        record = json.loads((out / str(size) / record_name(number)).read_text())
-        failures += [(number * plan["rows_per_shard"] + row, message) for row, _, message in record["unreadable"]]
-    return failures
+    failures: dict[int, str] = {}
+    for size in sizes:
+        for number in range(-(-plan["rows"] // plan["rows_per_shard"])):
+            record = json.loads((out / str(size) / record_name(number)).read_text())
+            start = number * plan["rows_per_shard"]
+            failures |= {start + row: message for row, _, message in record["unreadable"]}
+    return sorted(failures.items())
 
 
-def _write_index(out: Path, manifest: Manifest, *, size: int, rows_per_shard: int, unreadable: list[int]) -> None:
+def _shapes(manifest: Manifest, *, unreadable: set[int]) -> dict[str, tuple[int, int]]:
+    """Width and height of the pictures that have boxes, by row: masks need them where the pictures are not at hand."""
+    frame = manifest.frame
+    boxed = np.flatnonzero((frame["boxes"] != "") & ~frame["image"].str.startswith(PHANTOM))
+    return {str(row): picture_size(str(frame["image"].iat[row])) for row in boxed.tolist() if row not in unreadable}
+
+
+def _write_index(
+    out: Path,
+    manifest: Manifest,
+    *,
+    size: int,
+    rows_per_shard: int,
+    unreadable: list[int],
+    shapes: dict[str, tuple[int, int]],
+) -> None:
     records = [
         json.loads((out / str(size) / record_name(number)).read_text())
         for number in range(-(-len(manifest) // rows_per_shard))
@@ -193,6 +224,7 @@ def _write_index(out: Path, manifest: Manifest, *, size: int, rows_per_shard: in
         "data_digest": images_digest(manifest, size=size),
         "resize": "pad to a square, Pillow Lanczos with antialias; JPEG in draft mode of at least twice the size",
         "unreadable": unreadable,
+        "shapes": shapes,
         "shards": [{"file": record["file"], "sha256": record["sha256"]} for record in records],
     }
     with replacing(out / str(size) / INDEX) as temporary:

@@ -22,7 +22,7 @@ from datamodules.manifest import Manifest
 
 SCHEMA = 1
 INDEX = "index.json"
-AGAIN = "write the shards again: python -m datamodules prepare"
+AGAIN = "write the shards again: python -m datamodules prepare --root <root> --out <folder>"
 READ = 1 << 20
 
 
@@ -38,6 +38,7 @@ class ShardStore:
         shards: file name and sha256 of each.
         unreadable: rows without a picture; asking for one is an error.
         data_digest: `images_digest` of what was prepared.
+        shapes: width and height of the pictures that have boxes, by row.
         cache: where shards of a URL are fetched to, each when it is first needed.
     """
 
@@ -48,6 +49,7 @@ class ShardStore:
     shards: list[dict[str, Any]]
     unreadable: frozenset[int]
     data_digest: str
+    shapes: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
     cache: Path | None = None
     _maps: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -57,7 +59,7 @@ class ShardStore:
         """Open what `prepare` wrote.
 
         Args:
-            folder: the one given to `prepare` as --out, local or an fsspec URL.
+            folder: the one given to `prepare` as --out, or an fsspec URL that it was copied to.
             size: side in pixels.
             cache: local folder for the shards of a URL.
 
@@ -72,7 +74,7 @@ class ShardStore:
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"{place}/{INDEX} does not exist: no finished shards of {size} px; "
-                f"python -m datamodules prepare --size {size} --out {folder}"
+                f"python -m datamodules prepare --root <root> --size {size} --out <folder>"
             ) from error
         if index.get("schema") != SCHEMA:
             raise ValueError(f"{place}: shards of schema {index.get('schema')}, expected {SCHEMA}; {AGAIN}")
@@ -86,6 +88,7 @@ class ShardStore:
             shards=index["shards"],
             unreadable=frozenset(index["unreadable"]),
             data_digest=index["data_digest"],
+            shapes={int(row): (width, height) for row, (width, height) in index["shapes"].items()},
             cache=None if cache is None else Path(cache),
         )
 
@@ -154,7 +157,8 @@ class ShardStore:
         if "://" not in self.folder:
             return Path(self.folder) / shard["file"]
         assert self.cache is not None
-        path = self.cache / f"shards-{self.data_digest[:12]}-{self.size}" / shard["file"]
+        # By its content: what is at a URL may have been made again.
+        path = self.cache / f"shards-{self.data_digest[:12]}-{self.size}" / f"{shard['sha256'][:12]}-{shard['file']}"
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._lock, FileLock(f"{path}.lock"):
             if not path.is_file():

@@ -131,7 +131,7 @@ def write_store(out: Path, pixels: np.ndarray, *, reports: list[str] | None = No
         names.append({"file": shard_name(number), "sha256": ""})
         np.save(out / str(size) / shard_name(number), pixels[start : start + MOST_ROWS])
     index = {"schema": SCHEMA, "size": size, "rows": len(pixels), "rows_per_shard": MOST_ROWS, "shards": names}
-    index |= {"data_digest": "", "unreadable": []}
+    index |= {"data_digest": "", "unreadable": [], "shapes": {}}
     (out / str(size) / INDEX).write_text(json.dumps(index))
     texts = reports or ["The lungs are clear. No pleural effusion or pneumothorax."] * len(pixels)
     rows = {

@@ -16,13 +16,16 @@ from datamodules.cxr import CXRDataModule
 class Recorder(LightningModule):
     """Appends (epoch, step, image ids) to a file of its rank; dies at the start of a step where it is told to."""
 
-    def __init__(self, folder: Path, *, die_at: int) -> None:
+    def __init__(self, folder: Path, *, die_at: int, save_first: bool) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.folder, self.die_at = folder, die_at
+        self.folder, self.die_at, self.save_first = folder, die_at, save_first
 
     def training_step(self, batch, step):
         if self.global_step == self.die_at:
+            if self.save_first:
+                # In the middle of a step, as Slurm's signal does it.
+                self.trainer.save_checkpoint(self.folder / "last.ckpt")
             os.kill(os.getpid(), signal.SIGKILL)
         with (self.folder / f"seen-{self.global_rank}.jsonl").open("a") as file:
             file.write(json.dumps([self.current_epoch, step, batch["image_id"]]) + "\n")
@@ -42,6 +45,7 @@ if __name__ == "__main__":
     parser.add_argument("--batch-size", type=int, required=True)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--die-at", type=int, default=-1)
+    parser.add_argument("--save-first", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     data = CXRDataModule(
@@ -65,5 +69,6 @@ if __name__ == "__main__":
         enable_model_summary=False,
         default_root_dir=given.out,
     )
+    model = Recorder(given.out, die_at=given.die_at, save_first=given.save_first)
     last = given.out / "last.ckpt"
-    trainer.fit(Recorder(given.out, die_at=given.die_at), datamodule=data, ckpt_path=last if last.exists() else None)
+    trainer.fit(model, datamodule=data, ckpt_path=last if last.exists() else None)

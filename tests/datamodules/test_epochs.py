@@ -26,10 +26,13 @@ def root(tmp_path_factory):
     return folder
 
 
-def run(root: Path, out: Path, *, devices: int, batch: int, workers: int = 0, die_at: int = -1) -> int:
+def run(
+    root: Path, out: Path, *, devices: int, batch: int, workers: int = 0, die_at: int = -1, save_first: bool = False
+) -> int:
     out.mkdir(exist_ok=True)
     options = {"root": root, "out": out, "devices": devices, "batch-size": batch, "workers": workers, "die-at": die_at}
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    arguments += ["--save-first"] if save_first else []
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", "tests.datamodules.epoch_process", *arguments]
     process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
@@ -83,3 +86,13 @@ def test_the_ranks_may_change_in_the_middle_if_the_whole_batch_does_not(root, tm
     run(root, tmp_path / "one", devices=2, batch=4)
     both = seen(tmp_path / "one", ranks=2)
     assert rows_of(both, epoch=0) == rows_of(both, epoch=1) == sorted(str(n) for n in range(ROWS))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_checkpoint_in_the_middle_of_a_step_does_not_skip_its_batch(root, tmp_path, workers):
+    run(root, tmp_path / "whole", devices=1, batch=8, workers=workers)
+    run(root, tmp_path / "cut", devices=1, batch=8, workers=workers, die_at=7, save_first=True)
+    run(root, tmp_path / "cut", devices=1, batch=8, workers=workers)
+    assert seen(tmp_path / "cut", ranks=1) == seen(tmp_path / "whole", ranks=1)

@@ -47,7 +47,8 @@ def test_prepare_recognises_the_root_and_says_what_to_run_next(root, tmp_path, c
     said = capsys.readouterr().out
     assert f"prepare: 18 images at 8 and 16 px in {out}" in said
     assert "dropped: 6 × view is not one of ['PA'], e.g. r0, r4, r8" in said
-    assert f"--data.init_args.shards={out} --data.init_args.size=8" in said
+    assert f"next: CXR_SHARDS={out} python main.py fit" in said
+    assert "-c configs/data/shards.yaml --data.init_args.size=8" in said
     assert ShardStore.open(out, size=16).gather(np.array([0, 17]))[:, 0, 0].tolist() == [10, 230]
     data = CXRDataModule(shards=str(out), size=8, cache_dir=str(tmp_path / "cache"), batch_size=64)
     assert len(data.manifest) == 18
@@ -56,6 +57,17 @@ def test_prepare_recognises_the_root_and_says_what_to_run_next(root, tmp_path, c
     assert "1 of 18 images cannot be read:\n  image r7: " in capsys.readouterr().err
     assert main([*command[:-1], str(tmp_path / "other"), "--unreadable", "drop"]) == 0
     assert "dropped: 1 × the picture cannot be read, e.g. r7" in capsys.readouterr().out
+
+
+def test_what_prepare_needs_is_said(tmp_path, capsys, monkeypatch, root):
+    monkeypatch.delenv("CXR_ROOT", raising=False)
+    assert main(["prepare", "--size", "8", "--out", str(tmp_path / "o")]) == 1
+    assert "name a data set with --root <folder or URL>, or how many phantoms with --studies" in capsys.readouterr().err
+    assert main(["prepare", "--root", str(root), "--out", "s3://bucket/shards"]) == 1
+    assert "is a URL; write to a local folder" in capsys.readouterr().err
+    monkeypatch.setenv("CXR_ROOT", str(root))
+    assert main(["prepare", "--size", "8", "--out", str(tmp_path / "o")]) == 0
+    assert "prepare: 24 images at 8 px" in capsys.readouterr().out
 
 
 def test_a_root_that_is_nothing_known(tmp_path, capsys):

@@ -84,7 +84,7 @@ def test_unreadable_pictures_stop_or_are_dropped_with_their_names(tmp_path):
     assert saved.digest() == kept.digest()
     assert [(d.reason, d.ids, d.level) for d in saved.drops] == [("the picture cannot be read", ("i1", "i4"), "error")]
     store = ShardStore.open(out, size=8)
-    rows = positions(store)
+    rows = positions(store, rows=4)
     assert rows.tolist() == [0, 2, 3, 5]
     assert store.gather(rows)[:, 0, 0].tolist() == [0, 20, 30, 50]
     # The blank in its place can never be served.
@@ -94,6 +94,30 @@ def test_unreadable_pictures_stop_or_are_dropped_with_their_names(tmp_path):
     write_pictures(tmp_path / "in", 6)
     assert len(prepare(manifest, sizes=[8], out=out, rows_per_shard=2)) == 6
     assert ShardStore.open(out, size=8).gather(np.arange(6))[:, 0, 0].tolist() == [0, 10, 20, 30, 40, 50]
+
+
+def test_what_one_size_lacks_no_size_serves(tmp_path):
+    """A picture that broke between the first size and the second; and one that was mended between them."""
+    paths, out = write_pictures(tmp_path / "in", 6), tmp_path / "out"
+    manifest = manifest_of(paths)
+    prepare(manifest, sizes=[8], out=out, rows_per_shard=2)
+    paths[3].write_text("broken")
+    with pytest.raises(ValueError, match=r"1 of 6 images cannot be read:\n  image i3: "):
+        prepare(manifest, sizes=[8, 16], out=out, rows_per_shard=2)
+    kept = prepare(manifest, sizes=[16], out=out, rows_per_shard=2, unreadable="drop")
+    assert kept.frame["image_id"].tolist() == ["i0", "i1", "i2", "i4", "i5"]
+    for size in (8, 16):
+        store = ShardStore.open(out, size=size)
+        rows = positions(store, rows=5)
+        assert store.gather(rows)[:, 0, 0].tolist() == [0, 10, 20, 40, 50]
+    with pytest.raises(
+        ValueError, match=r"16: the manifest has 6 rows and these shards have 5; write the shards again"
+    ):
+        positions(store, rows=6)
+    write_pictures(tmp_path / "in", 6)
+    prepare(manifest, sizes=[32], out=out, rows_per_shard=2)
+    for size in (8, 16, 32):
+        assert positions(ShardStore.open(out, size=size), rows=6).tolist() == list(range(6))
 
 
 def test_rows_without_a_picture_and_wrong_sizes_are_refused(tmp_path):

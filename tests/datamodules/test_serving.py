@@ -1,6 +1,7 @@
 """Images from shards, from files and from a URL are the same batches; draws, labels and changes of training rows."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
 from datamodules.cxr import CXRDataModule
-from datamodules.manifest import Manifest, make_manifest
+from datamodules.images import read_masks
+from datamodules.manifest import Box, Manifest, encode_boxes, make_manifest
 from datamodules.prepare import prepare
 from datamodules.reports.labels import FINDINGS
 from datamodules.rows import RowTable, write_rows
@@ -76,9 +78,7 @@ def test_shards_files_and_a_url_give_the_same_batches(make, tmp_path):
     # Codes of one are codes of the other.
     assert prepared.tokens_key == cached.tokens_key
     assert prepared.manifest.digest() == cached.manifest.digest()
-    with pytest.raises(
-        FileNotFoundError, match=r"no finished shards of 64 px; python -m datamodules prepare --size 64"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no finished shards of 64 px; python -m datamodules prepare --root"):
         make(shards=str(out), size=64).train_dataloader()
     with pytest.raises(FileNotFoundError, match=r"nothing/manifest.parquet does not exist; finish it first"):
         _ = make(shards=str(tmp_path / "nothing")).source
@@ -98,6 +98,30 @@ def test_shards_serve_a_selection_and_skip_what_could_not_be_read(make, root, tm
     whole = images_of(make())
     for image_id, image in shown.items():
         assert torch.equal(image, whole[image_id]), image_id
+
+
+def test_masks_of_shards_need_no_pictures(make, root, tmp_path):
+    source = make().source
+    frame = source.frame.assign(boxes=encode_boxes([Box("Edema", 0.1, 0.2, 0.6, 0.9)]))
+    boxed = make_manifest(frame, source="table")
+    prepare(boxed, sizes=[16], out=tmp_path / "prepared", rows_per_shard=5)
+    data = make(shards=str(tmp_path / "prepared"), masks=True)
+    expected = [read_masks(image, boxes=boxed.boxes(0), size=16) for image in boxed.frame["image"].iloc[20:24]]
+    shutil.rmtree(root)
+    batch = next(iter(data.test_dataloader()))
+    np.testing.assert_array_equal(batch["masks"].numpy(), np.stack(expected))
+    assert batch["masks"].any()
+
+
+def test_shards_made_again_behind_a_url_are_fetched_again(make, root, tmp_path):
+    source, out = make().source, tmp_path / "prepared"
+    good = (root / "r3.png").read_bytes()
+    (root / "r3.png").write_text("broken")
+    prepare(source, sizes=[16], out=out, unreadable="drop")
+    images_of(make(shards=f"file://{out}"))
+    (root / "r3.png").write_bytes(good)
+    prepare(source, sizes=[16], out=out)
+    assert images_of(make(shards=f"file://{out}"))["r3"].std() > 0.1
 
 
 def test_rows_travel_as_a_path_and_hold_every_column(make, tmp_path):
