@@ -226,11 +226,9 @@ class CXRDataModule(LightningDataModule):
     def train_dataloader(self) -> BatchLoader:
         """Each training row once an epoch over all ranks, shuffled by (seed, epoch); weighted draws with `balance`."""
         dataset = self._dataset("train")
-        rank, world = self._place()
         weights = long_tail_weights(dataset.labels(), power=self.balance) if self.balance else None
-        sampler = TrainSampler(
-            dataset, batch_size=self.batch_size, rank=rank, world=world, seed=self.seed, weights=weights
-        )
+        identity = f"{dataset.identity()[:12]}, balance {self.balance:g}"
+        sampler = TrainSampler(dataset, **self._place(), seed=self.seed, weights=weights, identity=identity)
         self._loader = self._load(dataset, sampler)
         self._loader.load_state_dict(self._resume)
         return self._loader
@@ -305,7 +303,7 @@ class CXRDataModule(LightningDataModule):
                 self._store = None, every
             elif self.shards is not None:
                 store = ShardStore.open(self.shards, size=self.size, cache=self.cache_dir)
-                self._store = store, positions(store, rows=len(self.source))[self._kept]
+                self._store = store, positions(store, image_ids=self.source.frame["image_id"].tolist())[self._kept]
             elif self.store == "files":
                 self._store = "files", every
             else:
@@ -341,13 +339,13 @@ class CXRDataModule(LightningDataModule):
             masks=masks and not self.text_only,
         )
 
-    def _place(self) -> tuple[int, int]:
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+    def _place(self) -> dict[str, int]:
+        rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        return {"batch_size": self.batch_size, "rank": rank, "world": world}
 
     def _eval_loader(self, *splits: str, masks: bool = False) -> BatchLoader:
         dataset = self._dataset(*splits, masks=masks)
-        rank, world = self._place()
-        return self._load(dataset, EvalSampler(dataset, batch_size=self.batch_size, rank=rank, world=world))
+        return self._load(dataset, EvalSampler(dataset, **self._place()))
 
     def _load(self, dataset: CXRDataset, sampler: TrainSampler | EvalSampler) -> BatchLoader:
         if self.num_workers:

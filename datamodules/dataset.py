@@ -11,7 +11,7 @@ from datamodules.images import read_image, read_masks
 from datamodules.manifest import Batch
 from datamodules.reports.labels import UncertainPolicy, resolve_uncertain
 from datamodules.rows import RowTable
-from datamodules.shards import ShardStore
+from datamodules.shards import ShardStore, ids_digest
 from datamodules.tokens import TokenCache
 
 
@@ -52,6 +52,10 @@ class CXRDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def identity(self) -> str:
+        """Sha256 of the image ids of the rows, in order."""
+        return ids_digest(self.table.texts("image_id", self.rows))
 
     def labels(self) -> np.ndarray:
         """Float32 [N,14] of 1, 0, NaN after the policy."""

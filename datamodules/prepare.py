@@ -22,7 +22,7 @@ from datamodules.files import replacing
 from datamodules.images import PHANTOM, picture_size
 from datamodules.manifest import Manifest, Remark, ledger_path
 from datamodules.shard_writer import Job, fill_shards, npy_header, record_name, shard_name
-from datamodules.shards import AGAIN, INDEX, SCHEMA, ShardStore, images_digest
+from datamodules.shards import AGAIN, INDEX, SCHEMA, ShardStore, ids_digest, images_digest
 
 # 128 MiB at 256 px: a kill loses at most so much work of each core, and MIMIC-CXR is 185 files. Small sets get
 # smaller shards, enough to keep many cores busy; the number of cores does not enter, so digests are equal everywhere.
@@ -71,7 +71,7 @@ def prepare(
     with _alone(out):
         _check_plan(out, manifest, rows_per_shard)
         # Sizes that are there share the manifest: what could not be read then is tried again now.
-        sizes = sorted({*sizes, *(int(index.parent.name) for index in out.glob(f"*/{INDEX}"))})
+        sizes = sorted({*sizes, *(int(folder.name) for folder in out.iterdir() if folder.name.isdigit())})
         jobs = _jobs(manifest, sizes=sizes, out=out, rows_per_shard=rows_per_shard)
         fill_shards(jobs, total=len(manifest), workers=workers)
         failures = _failures(out, sizes)
@@ -116,16 +116,18 @@ def fetch_manifest(folder: str, *, cache: Path) -> Path:
     return local
 
 
-def positions(store: ShardStore, *, rows: int) -> np.ndarray:
-    """Int64 [N]: the store's row of each row of the manifest beside it, of which there are `rows`.
+def positions(store: ShardStore, *, image_ids: Sequence[str]) -> np.ndarray:
+    """Int64 [N]: the store's row of each row of the manifest beside it, whose image ids are `image_ids`.
 
     Raises:
-        ValueError: when the shards of this size lack other pictures than the manifest.
+        ValueError: when the shards of this size lack other pictures than the manifest: a run was stopped before its
+            end, or the folder was copied in part.
     """
     found = np.setdiff1d(np.arange(store.rows), np.fromiter(store.unreadable, dtype=np.int64))
-    if len(found) != rows:
+    if ids_digest(image_ids) != store.served_ids:
         raise ValueError(
-            f"{store.folder}: the manifest has {rows} rows and these shards have {len(found)}; {AGAIN} for all sizes"
+            f"{store.folder}: the manifest's {len(image_ids)} rows are not the {len(found)} of these shards; "
+            f"{AGAIN}, or copy the whole folder again"
         )
     return found
 
@@ -167,10 +169,13 @@ def _jobs(manifest: Manifest, *, sizes: Sequence[int], out: Path, rows_per_shard
         (out / str(size)).mkdir(exist_ok=True)
         for left_over in (out / str(size)).glob(".*.tmp"):
             left_over.unlink(missing_ok=True)
-    jobs = []
+    jobs: list[Job] = []
     for number, start in enumerate(range(0, len(ids), rows_per_shard)):
         end = min(start + rows_per_shard, len(ids))
         folders = {s: str(out / str(s)) for s in sizes if not _done(out / str(s), number, rows=end - start, size=s)}
+        for folder in folders.values():
+            # From here to the new index the shards are not what the old one says: nobody may open them.
+            (Path(folder) / INDEX).unlink(missing_ok=True)
         if folders:
             jobs.append(Job(number, references[start:end], ids[start:end], folders))
     return jobs
@@ -180,8 +185,12 @@ def _done(folder: Path, number: int, *, rows: int, size: int) -> bool:
     record, shard = folder / record_name(number), folder / shard_name(number)
     if not (record.is_file() and shard.is_file()):
         return False
+    try:
+        facts = json.loads(record.read_text())
+    except json.JSONDecodeError:
+        return False  # a power cut may leave an empty file
     # A shard with pictures that could not be read is tried again: they may have been mended.
-    return not json.loads(record.read_text())["unreadable"] and shard.stat().st_size == npy_header(rows, size)[1]
+    return not facts["unreadable"] and shard.stat().st_size == npy_header(rows, size)[1]
 
 
 def _failures(out: Path, sizes: Sequence[int]) -> list[tuple[int, str]]:
@@ -224,6 +233,7 @@ def _write_index(
         "data_digest": images_digest(manifest, size=size),
         "resize": "pad to a square, Pillow Lanczos with antialias; JPEG in draft mode of at least twice the size",
         "unreadable": unreadable,
+        "served_ids": ids_digest(manifest.frame["image_id"].drop(manifest.frame.index[unreadable])),
         "shapes": shapes,
         "shards": [{"file": record["file"], "sha256": record["sha256"]} for record in records],
     }

@@ -6,6 +6,7 @@ Lightning, which wraps any other sampler under DDP, leaves them alone.
 
 import math
 from collections.abc import Iterator, Sized
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ class TrainSampler(DistributedSampler):
         world: number of processes.
         seed: of the permutation, together with the epoch that Lightning sets through `set_epoch`.
         weights: float [N], how often each row is drawn relative to others; None takes each once.
+        identity: a digest of which rows these are and how they are weighted: a resumed epoch must have the same.
     """
 
     def __init__(
@@ -42,13 +44,15 @@ class TrainSampler(DistributedSampler):
         world: int,
         seed: int,
         weights: np.ndarray | None = None,
+        identity: str = "",
     ) -> None:
         super().__init__(dataset, num_replicas=world, rank=rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
         self.rows, self.batch_size, self.weights = len(dataset), batch_size, weights
         steps = math.ceil(self.rows / (world * batch_size))
         # Every rank takes part in every step, else the others would wait for it.
         self.steps = steps if self.rows >= steps * world else max(self.rows // world, 1)
-        self._resume: dict[str, int] | None = None
+        self.identity = identity
+        self._resume: dict[str, Any] | None = None
 
     def order(self) -> np.ndarray:
         """Int64 [N], or [world] for a data set smaller than that: the rows of this epoch over all ranks."""
@@ -76,12 +80,12 @@ class TrainSampler(DistributedSampler):
     def __len__(self) -> int:
         return self.steps
 
-    def state(self, *, step: int) -> dict[str, int]:
+    def state(self, *, step: int) -> dict[str, Any]:
         """What `resume` needs to go on after `step` steps of this epoch."""
-        facts = {"rows": self.rows, "steps": self.steps, "seed": self.seed}
+        facts = {"rows": self.rows, "steps": self.steps, "seed": self.seed, "data": self.identity}
         return facts | {"epoch": self.epoch, "step": step}
 
-    def resume(self, state: dict[str, int]) -> None:
+    def resume(self, state: dict[str, Any]) -> None:
         """Go on where an interrupted epoch stopped; a finished epoch leaves nothing to go on with.
 
         Raises:
@@ -90,13 +94,13 @@ class TrainSampler(DistributedSampler):
         if state["step"] >= state["steps"]:
             return
         now = self.state(step=0)
-        changed = [name for name in ("rows", "steps", "seed") if state[name] != now[name]]
+        changed = [name for name in ("rows", "steps", "seed", "data") if state[name] != now[name]]
         if changed:
             raise ValueError(
                 f"the checkpoint stopped at step {state['step']} of {state['steps']} of epoch {state['epoch']}, with "
                 + ", ".join(f"{name} {state[name]} where now there are {now[name]}" for name in changed)
-                + "; go on with the same data, data.init_args.seed, and batch_size × number of ranks, or start from "
-                "the checkpoint of a finished epoch"
+                + "; go on with the same data, data.init_args.seed, balance, and batch_size × number of ranks, or "
+                "start from the checkpoint of a finished epoch"
             )
         self._resume = dict(state)
 

@@ -8,6 +8,7 @@ thousands from a chunked stream), and one copy in the page cache serves all work
 import hashlib
 import json
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from datamodules.files import replacing
 from datamodules.images import PHANTOM
 from datamodules.manifest import Manifest
 
-SCHEMA = 1
+SCHEMA = 2
 INDEX = "index.json"
 AGAIN = "write the shards again: python -m datamodules prepare --root <root> --out <folder>"
 READ = 1 << 20
@@ -38,6 +39,7 @@ class ShardStore:
         shards: file name and sha256 of each.
         unreadable: rows without a picture; asking for one is an error.
         data_digest: `images_digest` of what was prepared.
+        served_ids: digest of the image ids of the readable rows, in order.
         shapes: width and height of the pictures that have boxes, by row.
         cache: where shards of a URL are fetched to, each when it is first needed.
     """
@@ -49,6 +51,7 @@ class ShardStore:
     shards: list[dict[str, Any]]
     unreadable: frozenset[int]
     data_digest: str
+    served_ids: str
     shapes: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
     cache: Path | None = None
     _maps: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
@@ -88,6 +91,7 @@ class ShardStore:
             shards=index["shards"],
             unreadable=frozenset(index["unreadable"]),
             data_digest=index["data_digest"],
+            served_ids=index["served_ids"],
             shapes={int(row): (width, height) for row, (width, height) in index["shapes"].items()},
             cache=None if cache is None else Path(cache),
         )
@@ -179,6 +183,11 @@ def file_digest(path: Path) -> str:
     """Sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def ids_digest(image_ids: Iterable[str]) -> str:
+    """Sha256 of image ids in order: equal digests mean the same pictures in the same places."""
+    return hashlib.sha256("\n".join(image_ids).encode()).hexdigest()
 
 
 def images_digest(manifest: Manifest, *, size: int) -> str:

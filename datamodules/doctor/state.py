@@ -32,7 +32,8 @@ def load(path: Path) -> Iterator[tuple[str, Look]]:
             return
         for line in file:
             entry = _parsed(line)
-            if entry is not None:
+            # Two passes that began at once may both have written the first line.
+            if entry is not None and "image" in entry:
                 issues = tuple((code, detail) for code, detail in entry["issues"])
                 size, stamp, mark, width, height = entry["look"]
                 yield entry["image"], Look(size, stamp, mark, width, height, issues, entry["decoded"])

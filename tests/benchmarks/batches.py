@@ -122,7 +122,7 @@ def write_store(out: Path, pixels: np.ndarray, *, reports: list[str] | None = No
 
     from datamodules.prepare import MANIFEST, MOST_ROWS
     from datamodules.shard_writer import shard_name
-    from datamodules.shards import INDEX, SCHEMA
+    from datamodules.shards import INDEX, SCHEMA, ids_digest
 
     size = pixels.shape[1]
     (out / str(size)).mkdir(parents=True)
@@ -132,6 +132,7 @@ def write_store(out: Path, pixels: np.ndarray, *, reports: list[str] | None = No
         np.save(out / str(size) / shard_name(number), pixels[start : start + MOST_ROWS])
     index = {"schema": SCHEMA, "size": size, "rows": len(pixels), "rows_per_shard": MOST_ROWS, "shards": names}
     index |= {"data_digest": "", "unreadable": [], "shapes": {}}
+    index["served_ids"] = ids_digest(f"{n:08x}-{n:08x}-{n:08x}-{n:08x}" for n in range(len(pixels)))
     (out / str(size) / INDEX).write_text(json.dumps(index))
     texts = reports or ["The lungs are clear. No pleural effusion or pneumothorax."] * len(pixels)
     rows = {

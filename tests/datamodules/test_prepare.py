@@ -84,7 +84,7 @@ def test_unreadable_pictures_stop_or_are_dropped_with_their_names(tmp_path):
     assert saved.digest() == kept.digest()
     assert [(d.reason, d.ids, d.level) for d in saved.drops] == [("the picture cannot be read", ("i1", "i4"), "error")]
     store = ShardStore.open(out, size=8)
-    rows = positions(store, rows=4)
+    rows = positions(store, image_ids=["i0", "i2", "i3", "i5"])
     assert rows.tolist() == [0, 2, 3, 5]
     assert store.gather(rows)[:, 0, 0].tolist() == [0, 20, 30, 50]
     # The blank in its place can never be served.
@@ -108,16 +108,45 @@ def test_what_one_size_lacks_no_size_serves(tmp_path):
     assert kept.frame["image_id"].tolist() == ["i0", "i1", "i2", "i4", "i5"]
     for size in (8, 16):
         store = ShardStore.open(out, size=size)
-        rows = positions(store, rows=5)
+        rows = positions(store, image_ids=["i0", "i1", "i2", "i4", "i5"])
         assert store.gather(rows)[:, 0, 0].tolist() == [0, 10, 20, 40, 50]
-    with pytest.raises(
-        ValueError, match=r"16: the manifest has 6 rows and these shards have 5; write the shards again"
-    ):
-        positions(store, rows=6)
+    # As many rows, but others: a run that was stopped between the index and the manifest.
+    with pytest.raises(ValueError, match=r"16: the manifest's 5 rows are not the 5 of these shards; write the shards"):
+        positions(store, image_ids=["i0", "i1", "i2", "i3", "i5"])
     write_pictures(tmp_path / "in", 6)
     prepare(manifest, sizes=[32], out=out, rows_per_shard=2)
     for size in (8, 16, 32):
-        assert positions(ShardStore.open(out, size=size), rows=6).tolist() == list(range(6))
+        assert positions(ShardStore.open(out, size=size), image_ids=[f"i{n}" for n in range(6)]).tolist() == list(
+            range(6)
+        )
+
+
+def test_a_failed_rerun_leaves_nothing_to_serve(tmp_path):
+    """The second run finds another broken picture in a shard that was finished: it must not stay open with a blank."""
+    paths, out = write_pictures(tmp_path / "in", 6), tmp_path / "out"
+    manifest = manifest_of(paths)
+    paths[4].write_text("broken")
+    prepare(manifest, sizes=[8], out=out, rows_per_shard=6, unreadable="drop")
+    paths[2].write_text("broken too")
+    with pytest.raises(ValueError, match=r"2 of 6 images cannot be read"):
+        prepare(manifest, sizes=[8], out=out, rows_per_shard=6)
+    with pytest.raises(FileNotFoundError, match="no finished shards of 8 px"):
+        ShardStore.open(out, size=8)
+    kept = prepare(manifest, sizes=[8], out=out, rows_per_shard=6, unreadable="drop")
+    ids = kept.frame["image_id"].tolist()
+    assert ids == ["i0", "i1", "i3", "i5"]
+    store = ShardStore.open(out, size=8)
+    assert store.gather(positions(store, image_ids=ids))[:, 0, 0].tolist() == [0, 10, 30, 50]
+
+
+def test_an_empty_record_is_made_again(tmp_path):
+    manifest, out = manifest_of(write_pictures(tmp_path / "in", 4)), tmp_path / "out"
+    prepare(manifest, sizes=[8], out=out, rows_per_shard=2)
+    before = digests(out)
+    (out / "8" / "shard-00001.json").write_text("")
+    (out / "old").mkdir()
+    prepare(manifest, sizes=[8], out=out, rows_per_shard=2)
+    assert digests(out) == before
 
 
 def test_rows_without_a_picture_and_wrong_sizes_are_refused(tmp_path):

@@ -89,6 +89,8 @@ def test_resume_refuses_another_division_of_the_epoch():
         train(40, batch=5).resume(state)
     with pytest.raises(ValueError, match=r"seed 0 where now there are 1"):
         train(50, batch=5, seed=1).resume(state)
+    with pytest.raises(ValueError, match=r"with data x where now there are ; go on with the same data"):
+        train(50, batch=5).resume(state | {"data": "x"})
     train(50, batch=10).resume(train(50, batch=5).state(step=10))  # a finished epoch can be followed by anything
     # Twice the ranks with half the batch is the same division.
     resumed = [train(50, batch=5, rank=r, world=2) for r in range(2)]

@@ -168,6 +168,19 @@ def test_balance_draws_rare_findings_more_often(make):
         make(balance=3).train_dataloader()
 
 
+def test_an_epoch_of_other_rows_or_weights_is_not_resumed(make):
+    loader = make().train_dataloader()
+    next(iter(loader))
+    for other in ({"balance": 0.5}, {"limit": 15}):
+        data = make(**other)
+        data.load_state_dict(loader.state_dict())
+        with pytest.raises(ValueError, match=r"step 1 of 4 of epoch 0, with .*data .*go on with the same data"):
+            data.train_dataloader()
+    same = make()
+    same.load_state_dict(loader.state_dict())
+    assert sum(len(batch["image_id"]) for batch in same.train_dataloader()) == 12
+
+
 class Seen(LightningModule):
     """Keeps the first training and validation batch of each epoch as it reached the step."""
 

@@ -62,7 +62,7 @@ def test_wrong_or_missing_shards_are_named(out):
     assert store.verify() == ["shard-00001.npy"]
     index = json.loads((out / "8" / "index.json").read_text())
     (out / "8" / "index.json").write_text(json.dumps(index | {"schema": 99}))
-    with pytest.raises(ValueError, match="shards of schema 99, expected 1; write the shards again"):
+    with pytest.raises(ValueError, match="shards of schema 99, expected 2; write the shards again"):
         ShardStore.open(out, size=8)
 
 
