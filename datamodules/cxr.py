@@ -16,9 +16,10 @@ from datamodules.augment import augment, mirror
 from datamodules.dataset import CXRDataset
 from datamodules.loader import BatchLoader, batches_done
 from datamodules.manifest import SCHEMA, Batch, Manifest
-from datamodules.prepare import fetch_manifest, positions, prepare
+from datamodules.prepared import fetch_manifest, positions
 from datamodules.prompts import with_prompts
 from datamodules.reports.labels import SPLITS, VIEWS, UncertainPolicy
+from datamodules.resized import key_here, open_resized, resize, resized_folder
 from datamodules.rows import RowTable, write_rows
 from datamodules.samplers import EvalSampler, TrainSampler, long_tail_weights
 from datamodules.selection import select
@@ -114,7 +115,7 @@ class CXRDataModule(LightningDataModule):
         self._manifest: Manifest | None = None
         self._kept = np.zeros(0, dtype=np.int64)  # the row of `source` of each row of `manifest`
         self._table: RowTable | None = None
-        self._store: tuple[ShardStore | str | None, np.ndarray] | None = None
+        self._store: tuple[ShardStore | None, np.ndarray] | None = None
         self._loader: BatchLoader | None = None
         self._resume: dict[str, Any] = {}
         self._caches: dict[str, TokenCache] | None = None
@@ -181,6 +182,7 @@ class CXRDataModule(LightningDataModule):
             manifest_digest=self.tokens_key,
             checkpoint_digest=checkpoint_digest,
             codes_total=codes_total,
+            pixels=self._pixels(image_ids),
         )
 
     def write_clues(
@@ -200,6 +202,7 @@ class CXRDataModule(LightningDataModule):
             checkpoint_digest=checkpoint_digest,
             codes_total=codes.codes_total,
             positions_total=codes.values.shape[1] * codes.values.shape[2],
+            pixels=self._pixels(image_ids),
         )
 
     # What Lightning calls
@@ -209,7 +212,8 @@ class CXRDataModule(LightningDataModule):
         manifest = self.manifest
         digest = manifest.digest()
         write_rows(manifest, self._rows_path(digest))
-        self._open_store()
+        if self._resizes():
+            resize(manifest, size=self.size, cache_dir=self.cache_dir)
         path = self.cache_dir / f"manifest-{digest[:12]}.parquet"
         # Equal rows may stand beside other drops: the ledger is always this run's.
         manifest.save_ledger(path)
@@ -292,26 +296,33 @@ class CXRDataModule(LightningDataModule):
         return chosen
 
     def _rows_path(self, digest: str) -> Path:
-        return self.cache_dir / f"rows-{digest[:24]}.arrow"
+        return self.cache_dir / f"rows-{key_here(self.manifest, digest)[:24]}.arrow"
 
-    def _open_store(self) -> tuple[ShardStore | str | None, np.ndarray]:
-        """Where the images come from, and its row of each row of the manifest."""
+    def _resizes(self) -> bool:
+        """Whether images are resized here: to be served, or because codes of them were made from what is there."""
+        if self.shards is not None or self.store == "files":
+            return False
+        return self.images or resized_folder(self.manifest, size=self.size, cache_dir=self.cache_dir).is_dir()
+
+    def _open_shards(self) -> tuple[ShardStore | None, np.ndarray]:
+        """The resized images, also where only their digests are needed, and the store's row of each of the manifest."""
         if self._store is None:
-            manifest = self.manifest
-            every = np.arange(len(manifest))
-            if not self.images:
-                self._store = None, every
-            elif self.shards is not None:
+            store, rows = None, np.arange(len(self.manifest))
+            if self.shards is not None and not self.text_only:
                 store = ShardStore.open(self.shards, size=self.size, cache=self.cache_dir)
-                self._store = store, positions(store, image_ids=self.source.frame["image_id"].tolist())[self._kept]
-            elif self.store == "files":
-                self._store = "files", every
-            else:
-                folder = self.cache_dir / f"images-{images_digest(manifest, size=self.size)[:12]}"
-                if not (folder / str(self.size) / "index.json").is_file():
-                    prepare(manifest, sizes=[self.size], out=folder)
-                self._store = ShardStore.open(folder, size=self.size), every
+                rows = positions(store, image_ids=self.source.frame["image_id"].tolist())[self._kept]
+            elif self._resizes():
+                store = open_resized(self.manifest, size=self.size, cache_dir=self.cache_dir)
+            self._store = store, rows
         return self._store
+
+    def _pixels(self, image_ids: Sequence[str]) -> np.ndarray | None:
+        """Uint64 [N]: digests of the resized pixels of some images; None where no shards are at hand."""
+        store, rows = self._open_shards()
+        if store is None:
+            return None
+        row_of = dict(zip(self.manifest.frame["image_id"], rows.tolist(), strict=True))
+        return store.pixels()[[row_of[image_id] for image_id in image_ids]]
 
     def _load_caches(self) -> dict[str, TokenCache]:
         if self._caches is None:
@@ -320,13 +331,17 @@ class CXRDataModule(LightningDataModule):
                 self._caches["codes"] = TokenCache.load(self.tokens, kind="codes", manifest_digest=self.tokens_key)
             if self.clues:
                 self._caches["clues"] = TokenCache.load(self.clues, kind="clues", manifest_digest=self.clues_key)
+            for cache in self._caches.values():
+                ids = self.manifest.frame["image_id"].tolist()
+                cache.check_pixels(ids, self._pixels(ids))
         return self._caches
 
     def _dataset(self, *splits: str, masks: bool = False) -> CXRDataset:
         if self._table is None:
             # prepare_data wrote it; without a trainer it is written here.
             self._table = write_rows(self.manifest, self._rows_path(self.manifest.digest()))
-        caches, (store, store_rows) = self._load_caches(), self._open_store()
+        caches, (shards, store_rows) = self._load_caches(), self._open_shards()
+        store = (shards if shards is not None else "files") if self.images else None
         return CXRDataset(
             self._table,
             self._rows(*splits),

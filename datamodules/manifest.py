@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
@@ -159,9 +159,10 @@ class Manifest:
         return decode_boxes(str(self.frame["boxes"].iat[index]))
 
     def digest(self) -> str:
-        """Sha256 over all columns of all rows in order: equal digests mean equal data."""
+        """Sha256 over all columns of all rows in order: equal digests mean equal data, wherever its folder lies."""
         # Not over the column `source`: of one set it is `self.source`, of joined sets the ids begin with it.
-        hashes = pd.util.hash_pandas_object(self.frame[list(DIGESTED)], index=False).to_numpy()
+        frame = self.frame[list(DIGESTED)].assign(image=image_names(self.frame["image"]))
+        hashes = pd.util.hash_pandas_object(frame, index=False).to_numpy()
         return hashlib.sha256(f"{DIGEST_SCHEMA}:{self.source}:".encode() + hashes.tobytes()).hexdigest()
 
     def save(self, path: str | Path) -> None:
@@ -209,6 +210,19 @@ class Manifest:
             for name in ("drops", "notes")
         )
         return Manifest(pd.read_parquet(path), ledger["source"], drops, notes)
+
+
+def common_folder(images: Iterable[str]) -> str:
+    """The folder or URL that all of these paths begin with, up to its last "/"; "" where there is none."""
+    named = [image for image in images if image]
+    # By characters: `commonpath` takes no URLs.
+    prefix = os.path.commonprefix([min(named), max(named)]) if named else ""  # noqa: RUF071
+    return prefix[: prefix.rfind("/") + 1]
+
+
+def image_names(images: pd.Series) -> pd.Series:
+    """The paths without their common folder: what a data set keeps when it is moved."""
+    return images.str.removeprefix(common_folder(images))
 
 
 def ledger_path(path: Path) -> Path:

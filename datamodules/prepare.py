@@ -1,34 +1,35 @@
 """Resize a data set once, into shards: all cores, bounded memory, resumable after a kill at any moment.
 
 `prepare` cuts the manifest's rows into shards. A worker decodes one shard at a time, image by image, into a temporary
-file, which is renamed when complete; then a small record with its digest is renamed into place. A shard with a record
-is done; whatever else a kill leaves is made again. Equal input gives equal bytes, interrupted or not.
+file, which is renamed when complete; then a small record with its digests is renamed into place. A shard with a record
+of the pictures that are there now is done; whatever else a kill leaves is made again. Equal input gives equal bytes,
+interrupted or not. `datamodules.prepared` opens what was written.
 """
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import fsspec
 import numpy as np
 from filelock import FileLock, Timeout
 
 from datamodules.files import replacing
 from datamodules.images import PHANTOM, picture_size
-from datamodules.manifest import Manifest, Remark, ledger_path
+from datamodules.manifest import Manifest, Remark
+from datamodules.prepared import MANIFEST
 from datamodules.shard_writer import Job, fill_shards, npy_header, record_name, shard_name
-from datamodules.shards import AGAIN, INDEX, SCHEMA, ShardStore, ids_digest, images_digest
+from datamodules.shards import INDEX, SCHEMA, ids_digest, images_digest
+from datamodules.stamps import Stamp, stamps
 
 # 128 MiB at 256 px: a kill loses at most so much work of each core, and MIMIC-CXR is 185 files. Small sets get
 # smaller shards, enough to keep many cores busy; the number of cores does not enter, so digests are equal everywhere.
 MOST_ROWS, FEWEST_ROWS, SHARDS = 2048, 64, 32
 SHOWN = 5
-MANIFEST = "manifest.parquet"
+PLAN = "plan.json"
 
 
 def prepare(
@@ -45,9 +46,10 @@ def prepare(
     Args:
         manifest: each row has an image.
         sizes: sides in pixels; each file is read once for all of them.
-        out: local folder; one that holds unfinished shards of the same rows is gone on with.
+        out: local folder, new or empty; or one that holds shards of the same rows, which is gone on with. Shards whose
+            pictures on disk have another size or time than when they were read are made again.
         workers: processes; by default the cores that were granted to this one.
-        rows_per_shard: by default 64 to 2048, by the number of rows.
+        rows_per_shard: by default 64 to 2048, by the number of rows, or what `out` has.
         unreadable: "error" finishes all other shards and then stops, "drop" takes such rows out of the manifest and
             into its ledger.
 
@@ -55,7 +57,7 @@ def prepare(
         The manifest as written: the rows that have a picture.
 
     Raises:
-        ValueError: naming the images that cannot be read; or when `out` holds shards of other rows.
+        ValueError: naming the images that cannot be read; or when `out` holds shards of other rows, or anything else.
     """
     out, sizes = Path(out), sorted(set(sizes))
     if not sizes or sizes[0] < 8:
@@ -65,16 +67,16 @@ def prepare(
         raise ValueError(
             f"{manifest.source}: image {missing.iloc[0]} has no file ({len(missing)} rows); prepare rows with images"
         )
-    if rows_per_shard is None:
-        rows_per_shard = min(max(-(-len(manifest) // SHARDS), FEWEST_ROWS), MOST_ROWS)
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
-        _check_plan(out, manifest, rows_per_shard)
+        rows_per_shard = _plan(out, manifest, rows_per_shard)
         # Sizes that are there share the manifest: what could not be read then is tried again now.
         sizes = sorted({*sizes, *(int(folder.name) for folder in out.iterdir() if folder.name.isdigit())})
-        jobs = _jobs(manifest, sizes=sizes, out=out, rows_per_shard=rows_per_shard)
-        fill_shards(jobs, total=len(manifest), workers=workers)
-        failures = _failures(out, sizes)
+        folders = {size: out / str(size) for size in sizes}
+        parts = _parts(manifest, rows_per_shard)
+        fill_shards(_jobs(parts, folders), total=len(manifest), workers=workers)
+        records = {size: [_json(folder / record_name(p.number)) for p in parts] for size, folder in folders.items()}
+        failures = _failures(parts, records)
         if failures and unreadable == "error":
             shown = "\n  ".join(message for _, message in failures[:SHOWN])
             raise ValueError(
@@ -82,54 +84,43 @@ def prepare(
                 "mend them and run again (finished shards are kept), or leave them out: prepare --unreadable drop"
             )
         # All sizes share the manifest, so what one of them lacks is served by none.
-        rows, shapes = [row for row, _ in failures], _shapes(manifest, unreadable={row for row, _ in failures})
+        facts = _index(manifest, rows_per_shard=rows_per_shard, unreadable=[row for row, _ in failures])
         for size in sizes:
-            _write_index(out, manifest, size=size, rows_per_shard=rows_per_shard, unreadable=rows, shapes=shapes)
+            shards = [{name: record[name] for name in ("file", "sha256", "pixels")} for record in records[size]]
+            _save(facts | {"size": size, "shards": shards}, folders[size] / INDEX)
         kept = _without(manifest, failures)
         kept.save(out / MANIFEST)
     return kept
 
 
-def fetch_manifest(folder: str, *, cache: Path) -> Path:
-    """Where the manifest of prepared shards is; of an fsspec URL it is copied into `cache` first.
-
-    Raises:
-        FileNotFoundError: when the folder has none.
-    """
-    if "://" not in folder:
-        path = Path(folder) / MANIFEST
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} does not exist; finish it first: python -m datamodules prepare --root <root> --out {folder}"
-            )
-        return path
-    local = cache / f"prepared-{hashlib.sha256(folder.encode()).hexdigest()[:12]}" / MANIFEST
-    local.parent.mkdir(parents=True, exist_ok=True)
-    # Always fetched: it is small, and what is at a URL may have changed.
-    for target in (ledger_path(local), local):
-        url = f"{folder.rstrip('/')}/{target.name}"
-        try:
-            with replacing(target) as temporary, fsspec.open(url, "rb") as remote:
-                temporary.write_bytes(remote.read())
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{url} does not exist; copy the whole folder that prepare wrote") from error
-    return local
+def up_to_date(manifest: Manifest, *, size: int, out: Path) -> bool:
+    """Whether `out` holds finished shards of that size, of these rows and of their pictures as they are now."""
+    folder = out / str(size)
+    if not ((folder / INDEX).is_file() and (out / MANIFEST).is_file() and (out / PLAN).is_file()):
+        return False
+    parts = _parts(manifest, _json(out / PLAN)["rows_per_shard"])
+    return all(_done(_record(folder, part, size=size), part) for part in parts)
 
 
-def positions(store: ShardStore, *, image_ids: Sequence[str]) -> np.ndarray:
-    """Int64 [N]: the store's row of each row of the manifest beside it, whose image ids are `image_ids`.
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """The rows of one shard."""
 
-    Raises:
-        ValueError: when the shards of this size lack other pictures than the manifest: a run was stopped before its
-            end, or the folder was copied in part.
-    """
-    found = np.setdiff1d(np.arange(store.rows), np.fromiter(store.unreadable, dtype=np.int64))
-    if ids_digest(image_ids) != store.served_ids:
-        raise ValueError(
-            f"{store.folder}: the manifest's {len(image_ids)} rows are not the {len(found)} of these shards; "
-            f"{AGAIN}, or copy the whole folder again"
-        )
-    return found
+    number: int
+    start: int
+    references: list[str]
+    ids: list[str]
+    stamp: Stamp
+
+
+def _parts(manifest: Manifest, rows_per_shard: int) -> list[_Part]:
+    references, ids = manifest.frame["image"].tolist(), manifest.frame["image_id"].tolist()
+    parts = []
+    for number, stamp in enumerate(stamps(references, ids=ids, rows_per_shard=rows_per_shard)):
+        start = number * rows_per_shard
+        rows = slice(start, start + rows_per_shard)
+        parts.append(_Part(number, start, references[rows], ids[rows], stamp))
+    return parts
 
 
 @contextlib.contextmanager
@@ -147,62 +138,99 @@ def _alone(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _check_plan(out: Path, manifest: Manifest, rows_per_shard: int) -> None:
+def _plan(out: Path, manifest: Manifest, rows_per_shard: int | None) -> int:
+    """Write down what the folder is for, or see that it is for this; the rows of a shard."""
     # Sizes are not part of it: another one may be added later.
-    digest = images_digest(manifest, size=0)
-    plan = {"schema": SCHEMA, "rows": len(manifest), "rows_per_shard": rows_per_shard, "data_digest": digest}
-    path = out / "plan.json"
+    plan: dict[str, Any] = {"schema": SCHEMA, "rows": len(manifest), "data_digest": images_digest(manifest, size=0)}
+    path = out / PLAN
     if path.is_file():
-        found = json.loads(path.read_text())
-        if found != plan:
+        found = _json(path)
+        if found.get("schema") != SCHEMA:
+            raise ValueError(
+                f"{out} holds shards of schema {found.get('schema')}, expected {SCHEMA}; name another folder, or "
+                "remove it: they cannot be gone on with"
+            )
+        if found | plan != found:
             raise ValueError(
                 f"{out} holds shards of other data: {found['rows']} rows, digest {found['data_digest'][:12]}, and now "
-                f"there are {len(manifest)} rows, digest {digest[:12]}; name another folder, or remove it"
+                f"there are {plan['rows']} rows, digest {plan['data_digest'][:12]}; name another folder, or remove it"
             )
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(plan, indent=1))
+        if rows_per_shard not in (None, found["rows_per_shard"]):
+            raise ValueError(
+                f"{out} holds shards of {found['rows_per_shard']} rows, and {rows_per_shard} are asked for"
+            )
+        return found["rows_per_shard"]
+    strange = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith("."))
+    if strange:
+        raise ValueError(f"{out} is not empty, it holds {strange[0]}; name a new folder for the shards")
+    rows_per_shard = rows_per_shard or min(max(-(-len(manifest) // SHARDS), FEWEST_ROWS), MOST_ROWS)
+    _save(plan | {"rows_per_shard": rows_per_shard}, path)
+    return rows_per_shard
 
 
-def _jobs(manifest: Manifest, *, sizes: Sequence[int], out: Path, rows_per_shard: int) -> list[Job]:
-    references, ids = manifest.frame["image"].tolist(), manifest.frame["image_id"].tolist()
-    for size in sizes:
-        (out / str(size)).mkdir(exist_ok=True)
-        for left_over in (out / str(size)).glob(".*.tmp"):
+def _jobs(parts: list[_Part], folders: dict[int, Path]) -> list[Job]:
+    for folder in folders.values():
+        folder.mkdir(exist_ok=True)
+        for left_over in folder.glob(".*.tmp"):
             left_over.unlink(missing_ok=True)
     jobs: list[Job] = []
-    for number, start in enumerate(range(0, len(ids), rows_per_shard)):
-        end = min(start + rows_per_shard, len(ids))
-        folders = {s: str(out / str(s)) for s in sizes if not _done(out / str(s), number, rows=end - start, size=s)}
-        for folder in folders.values():
+    replaced = set()
+    for part in parts:
+        targets: dict[int, str] = {}
+        for size, folder in folders.items():
+            record = _record(folder, part, size=size)
+            if _done(record, part):
+                continue
+            if record is not None and not part.stamp.fits(record):
+                replaced.add(part.number)
             # From here to the new index the shards are not what the old one says: nobody may open them.
-            (Path(folder) / INDEX).unlink(missing_ok=True)
-        if folders:
-            jobs.append(Job(number, references[start:end], ids[start:end], folders))
+            (folder / INDEX).unlink(missing_ok=True)
+            targets[size] = str(folder)
+        if targets:
+            jobs.append(Job(part.number, part.references, part.ids, part.stamp, targets))
+    if replaced:
+        what = f"{len(replaced)} of {len(parts)} shards hold pictures that were replaced on disk"
+        print(f"images: {what}; these shards are made again", file=sys.stderr, flush=True)
     return jobs
 
 
-def _done(folder: Path, number: int, *, rows: int, size: int) -> bool:
-    record, shard = folder / record_name(number), folder / shard_name(number)
-    if not (record.is_file() and shard.is_file()):
-        return False
+def _record(folder: Path, part: _Part, *, size: int) -> dict[str, Any] | None:
+    """What is written down of a shard; None where it is not complete."""
+    record, shard = folder / record_name(part.number), folder / shard_name(part.number)
+    if not (record.is_file() and shard.is_file() and shard.stat().st_size == npy_header(len(part.ids), size)[1]):
+        return None
     try:
-        facts = json.loads(record.read_text())
-    except json.JSONDecodeError:
-        return False  # a power cut may leave an empty file
+        return json.loads(record.read_text())
+    except ValueError:
+        return None  # a power cut may leave an empty file
+
+
+def _done(record: dict[str, Any] | None, part: _Part) -> bool:
     # A shard with pictures that could not be read is tried again: they may have been mended.
-    return not facts["unreadable"] and shard.stat().st_size == npy_header(rows, size)[1]
+    return record is not None and not record["unreadable"] and part.stamp.fits(record)
 
 
-def _failures(out: Path, sizes: Sequence[int]) -> list[tuple[int, str]]:
+def _failures(parts: list[_Part], records: dict[int, list[dict[str, Any]]]) -> list[tuple[int, str]]:
     """Row and message of each picture that could not be read at one of the sizes, in order."""
-    plan = json.loads((out / "plan.json").read_text())
     failures: dict[int, str] = {}
-    for size in sizes:
-        for number in range(-(-plan["rows"] // plan["rows_per_shard"])):
-            record = json.loads((out / str(size) / record_name(number)).read_text())
-            start = number * plan["rows_per_shard"]
-            failures |= {start + row: message for row, _, message in record["unreadable"]}
+    for of_size in records.values():
+        for part, record in zip(parts, of_size, strict=True):
+            failures |= {part.start + row: message for row, _, message in record["unreadable"]}
     return sorted(failures.items())
+
+
+def _index(manifest: Manifest, *, rows_per_shard: int, unreadable: list[int]) -> dict[str, Any]:
+    """What the index of each size says alike."""
+    return {
+        "schema": SCHEMA,
+        "rows": len(manifest),
+        "rows_per_shard": rows_per_shard,
+        "data_digest": images_digest(manifest, size=0),
+        "resize": "pad to a square, Pillow Lanczos with antialias; JPEG in draft mode of at least twice the size",
+        "unreadable": unreadable,
+        "served_ids": ids_digest(manifest.frame["image_id"].drop(manifest.frame.index[unreadable])),
+        "shapes": _shapes(manifest, unreadable=set(unreadable)),
+    }
 
 
 def _shapes(manifest: Manifest, *, unreadable: set[int]) -> dict[str, tuple[int, int]]:
@@ -210,35 +238,6 @@ def _shapes(manifest: Manifest, *, unreadable: set[int]) -> dict[str, tuple[int,
     frame = manifest.frame
     boxed = np.flatnonzero((frame["boxes"] != "") & ~frame["image"].str.startswith(PHANTOM))
     return {str(row): picture_size(str(frame["image"].iat[row])) for row in boxed.tolist() if row not in unreadable}
-
-
-def _write_index(
-    out: Path,
-    manifest: Manifest,
-    *,
-    size: int,
-    rows_per_shard: int,
-    unreadable: list[int],
-    shapes: dict[str, tuple[int, int]],
-) -> None:
-    records = [
-        json.loads((out / str(size) / record_name(number)).read_text())
-        for number in range(-(-len(manifest) // rows_per_shard))
-    ]
-    index = {
-        "schema": SCHEMA,
-        "size": size,
-        "rows": len(manifest),
-        "rows_per_shard": rows_per_shard,
-        "data_digest": images_digest(manifest, size=size),
-        "resize": "pad to a square, Pillow Lanczos with antialias; JPEG in draft mode of at least twice the size",
-        "unreadable": unreadable,
-        "served_ids": ids_digest(manifest.frame["image_id"].drop(manifest.frame.index[unreadable])),
-        "shapes": shapes,
-        "shards": [{"file": record["file"], "sha256": record["sha256"]} for record in records],
-    }
-    with replacing(out / str(size) / INDEX) as temporary:
-        temporary.write_text(json.dumps(index, indent=1))
 
 
 def _without(manifest: Manifest, failures: list[tuple[int, str]]) -> Manifest:
@@ -253,3 +252,15 @@ def _without(manifest: Manifest, failures: list[tuple[int, str]]) -> Manifest:
     )
     frame = manifest.frame.drop(index=manifest.frame.index[rows]).reset_index(drop=True)
     return dataclasses.replace(manifest, frame=frame, drops=(*manifest.drops, remark))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: is no JSON ({error}); remove this file and run prepare again") from error
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1))

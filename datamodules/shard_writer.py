@@ -1,5 +1,6 @@
 """Filling shards: what a worker of `prepare` does, and how the workers are started, watched and ended."""
 
+import base64
 import contextlib
 import hashlib
 import io
@@ -23,6 +24,8 @@ import numpy as np
 from datamodules.files import replacing
 from datamodules.images import PHANTOM, decode, fit, open_image, read_image
 from datamodules.progress import bar
+from datamodules.shards import pixel_digest
+from datamodules.stamps import Stamp
 
 # Starting workers takes about a second, which is what this many images take.
 IN_PROCESS = 256
@@ -35,6 +38,7 @@ class Job:
     number: int
     references: list[str]
     ids: list[str]
+    stamp: Stamp  # taken before the pictures are read: what is replaced meanwhile is noticed by the next run
     folders: dict[int, str]
 
 
@@ -44,7 +48,7 @@ def shard_name(number: int) -> str:
 
 
 def record_name(number: int) -> str:
-    """File name of what says that a shard is complete: its digest, and which pictures could not be read."""
+    """File name of what says that a shard is complete: of which pictures, its digests, which could not be read."""
     return f"shard-{number:05d}.json"
 
 
@@ -136,25 +140,32 @@ def _fill(job: Job, count: Callable[[], object]) -> None:
                 # Never served: the index names the row, and the store refuses it.
                 pixels = {size: np.zeros((size, size), dtype=np.uint8) for size in writers}
             for size, writer in writers.items():
-                writer.write(pixels[size].tobytes())
+                writer.write_image(pixels[size].tobytes())
             count()
         for writer in writers.values():
             writer.file.flush()
             os.fsync(writer.file.fileno())
     for size, folder in job.folders.items():
-        facts = {"file": shard_name(job.number), "sha256": writers[size].digest.hexdigest(), "unreadable": failures}
+        facts = job.stamp.record() | writers[size].record() | {"unreadable": failures}
         with replacing(Path(folder) / record_name(job.number)) as temporary:
-            temporary.write_text(json.dumps(facts))
+            temporary.write_text(json.dumps({"file": shard_name(job.number), **facts}))
 
 
 class _Writer:
-    """A file and the digest of what has been written to it."""
+    """A file, the digest of what has been written to it, and those of its images."""
 
     def __init__(self, file: io.BufferedWriter, header: bytes) -> None:
-        self.file, self.digest = file, hashlib.sha256()
-        self.write(header)
+        self.file, self.digest, self.pixels = file, hashlib.sha256(), bytearray()
+        self._write(header)
 
-    def write(self, data: bytes) -> None:
+    def write_image(self, pixels: bytes) -> None:
+        self._write(pixels)
+        self.pixels += pixel_digest(pixels)
+
+    def record(self) -> dict[str, str]:
+        return {"sha256": self.digest.hexdigest(), "pixels": base64.b64encode(self.pixels).decode()}
+
+    def _write(self, data: bytes) -> None:
         self.file.write(data)
         self.digest.update(data)
 
@@ -167,5 +178,8 @@ def read_sizes(reference: str, *, sizes: Sequence[int]) -> dict[int, np.ndarray]
     if reference.startswith(PHANTOM) or len(sizes) == 1:
         return {size: read_image(reference, size=size) for size in sizes}
     with open_image(reference) as file:
-        data = file.read()
+        try:
+            data = file.read()
+        except OSError as error:
+            raise ValueError(f"{reference}: cannot be read ({error}); mend the disk or fetch it again") from error
     return {size: fit(decode(io.BytesIO(data), reference=reference, size=size), size=size) for size in sizes}

@@ -5,13 +5,14 @@ memory map serves at the speed of memory (several hundred thousand images of 256
 thousands from a chunked stream), and one copy in the page cache serves all workers. `datamodules.prepare` writes them.
 """
 
+import base64
 import hashlib
 import json
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 import numpy as np
@@ -19,9 +20,10 @@ from filelock import FileLock
 
 from datamodules.files import replacing
 from datamodules.images import PHANTOM
-from datamodules.manifest import Manifest
+from datamodules.manifest import Manifest, image_names
+from datamodules.progress import bar
 
-SCHEMA = 2
+SCHEMA = 3
 INDEX = "index.json"
 AGAIN = "write the shards again: python -m datamodules prepare --root <root> --out <folder>"
 READ = 1 << 20
@@ -36,7 +38,7 @@ class ShardStore:
         size: side in pixels.
         rows: number of rows, readable or not.
         rows_per_shard: rows of every shard but the last.
-        shards: file name and sha256 of each.
+        shards: of each its file name, its sha256, and the digests of its images (base64 of little-endian uint64).
         unreadable: rows without a picture; asking for one is an error.
         data_digest: `images_digest` of what was prepared.
         served_ids: digest of the image ids of the readable rows, in order.
@@ -48,7 +50,7 @@ class ShardStore:
     size: int
     rows: int
     rows_per_shard: int
-    shards: list[dict[str, Any]]
+    shards: list[dict[str, str]] = field(repr=False)
     unreadable: frozenset[int]
     data_digest: str
     served_ids: str
@@ -79,6 +81,8 @@ class ShardStore:
                 f"{place}/{INDEX} does not exist: no finished shards of {size} px; "
                 f"python -m datamodules prepare --root <root> --size {size} --out <folder>"
             ) from error
+        except ValueError as error:
+            raise ValueError(f"{place}/{INDEX}: is no JSON ({error}); {AGAIN}") from error
         if index.get("schema") != SCHEMA:
             raise ValueError(f"{place}: shards of schema {index.get('schema')}, expected {SCHEMA}; {AGAIN}")
         if "://" in place and cache is None:
@@ -100,8 +104,9 @@ class ShardStore:
         return self.rows
 
     def __getstate__(self) -> dict[str, Any]:
-        # Pickling a memory map would copy its pixels into each spawned worker.
-        return {name: value for name, value in self.__dict__.items() if name not in ("_maps", "_lock")}
+        # Pickling a memory map would copy its pixels into each spawned worker; the digests grow with the data set.
+        state = {name: value for name, value in self.__dict__.items() if name not in ("_maps", "_lock")}
+        return state | {"shards": [{"file": shard["file"], "sha256": shard["sha256"]} for shard in self.shards]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _maps={}, _lock=threading.Lock())
@@ -130,13 +135,28 @@ class ShardStore:
                 out[target] = pixels[source]
         return out
 
-    def verify(self) -> list[str]:
-        """Read every shard and compare its digest with the index: the names of those that differ."""
-        return [
-            shard["file"]
-            for number, shard in enumerate(self.shards)
-            if file_digest(self._local(number)) != shard["sha256"]
-        ]
+    def pixels(self) -> np.ndarray:
+        """Uint64 [rows]: a digest of each image's pixels, by which codes are known to be of these very images."""
+        texts = (base64.b64decode(shard["pixels"]) for shard in self.shards)
+        return np.frombuffer(b"".join(texts), dtype="<u8")
+
+    def verify(self, *, shown: bool = False) -> list[str]:
+        """Read every shard and compare its digest with the index: what is wrong with which, nothing where all is well.
+
+        A shard behind a URL is read from there, not from what was fetched of it.
+        """
+        wrong = []
+        for shard in bar(iterable=self.shards, desc=f"shards of {self.size} px", unit="shard", disable=not shown):
+            place = f"{self.folder}/{shard['file']}"
+            try:
+                with fsspec.open(place, "rb") as file:
+                    digest = stream_digest(file)
+            except FileNotFoundError:
+                wrong.append(f"{place} is missing")
+                continue
+            if digest != shard["sha256"]:
+                wrong.append(f"{place}: its sha256 is {digest[:12]}, the index says {shard['sha256'][:12]}")
+        return wrong
 
     def _map(self, number: int) -> np.ndarray:
         if number not in self._maps:
@@ -182,7 +202,20 @@ class ShardStore:
 def file_digest(path: Path) -> str:
     """Sha256 of a file."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return stream_digest(file)
+
+
+def stream_digest(file: BinaryIO) -> str:
+    """Sha256 of what is left to read of an open file."""
+    digest = hashlib.sha256()
+    while block := file.read(READ):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def pixel_digest(pixels: bytes) -> bytes:
+    """Eight bytes that tell one image's pixels from another's."""
+    return hashlib.blake2b(pixels, digest_size=8).digest()
 
 
 def ids_digest(image_ids: Iterable[str]) -> str:
@@ -193,12 +226,14 @@ def ids_digest(image_ids: Iterable[str]) -> str:
 def images_digest(manifest: Manifest, *, size: int) -> str:
     """Sha256 over which pictures these are, in which order, at which size; reports and labels do not enter.
 
-    A phantom is drawn by this package, so the text of its code enters: after a change its images are made again.
+    Pictures are known by their ids and by their paths within the data set, which may be moved. What is in the files
+    does not enter: `datamodules.stamps` and `ShardStore.pixels` know that. A phantom is drawn by this package, so the
+    text of its code enters: after a change its images are made again.
     """
     state = hashlib.sha256(f"images:{SCHEMA}:{size}:{manifest.source}\n".encode())
     if manifest.frame["image"].str.startswith(PHANTOM).any():
         state.update(phantom_code().encode())
-    pairs = zip(manifest.frame["image_id"], manifest.frame["image"], strict=True)
+    pairs = zip(manifest.frame["image_id"], image_names(manifest.frame["image"]), strict=True)
     state.update("".join(f"{image_id}\t{image}\n" for image_id, image in pairs).encode())
     return state.hexdigest()
 

@@ -5,7 +5,6 @@ so a subset of the data set may be served from it; a cache of other data, or of 
 """
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,7 +13,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-SCHEMA = 1
+from datamodules.files import replacing
+
+SCHEMA = 2
 Kind = Literal["codes", "clues"]
 MAKERS: dict[str, str] = {
     "codes": "python main.py predict -c configs/base.yaml -c configs/codebook.yaml --ckpt_path=<codebook>.ckpt",
@@ -30,6 +31,7 @@ def write_tokens(
     manifest_digest: str,
     checkpoint_digest: str,
     codes_total: int,
+    pixels: np.ndarray | None = None,
 ) -> None:
     """Write a cache of image codes.
 
@@ -40,6 +42,7 @@ def write_tokens(
         manifest_digest: `CXRDataModule.tokens_key` of the data that was encoded.
         checkpoint_digest: sha256 of the codebook's checkpoint.
         codes_total: number of entries of the codebook.
+        pixels: uint64 [N], `ShardStore.pixels` of the images that were encoded; None where there are no shards.
 
     Raises:
         ValueError: for a wrong shape, a repeated id or a code out of range.
@@ -49,7 +52,8 @@ def write_tokens(
     _check_range(codes, low=0, high=codes_total, what="code", path=path)
     dtype = np.uint16 if codes_total <= 65536 else np.int32
     facts = {"kind": "codes", "codes_total": str(codes_total)}
-    _write(path, image_ids, codes.astype(dtype), facts, manifest_digest, checkpoint_digest)
+    facts |= {"manifest_digest": manifest_digest, "checkpoint_digest": checkpoint_digest}
+    _write(path, image_ids, codes.astype(dtype), facts, pixels)
 
 
 def write_clues(
@@ -61,6 +65,7 @@ def write_clues(
     checkpoint_digest: str,
     codes_total: int,
     positions_total: int,
+    pixels: np.ndarray | None = None,
 ) -> None:
     """Write a cache of clues.
 
@@ -72,6 +77,7 @@ def write_clues(
         checkpoint_digest: sha256 of the checkpoint that made them.
         codes_total: number of entries of the codebook.
         positions_total: number of cells of the token grid, h × w.
+        pixels: as in `write_tokens`.
 
     Raises:
         ValueError: for a wrong shape, a repeated id, or a code or position out of range.
@@ -81,7 +87,8 @@ def write_clues(
     _check_range(clues[..., 0], low=-1, high=codes_total, what="code", path=path)
     _check_range(clues[..., 1], low=-1, high=positions_total, what="position", path=path)
     facts = {"kind": "clues", "codes_total": str(codes_total), "positions_total": str(positions_total)}
-    _write(path, image_ids, clues.astype(np.int32), facts, manifest_digest, checkpoint_digest)
+    facts |= {"manifest_digest": manifest_digest, "checkpoint_digest": checkpoint_digest}
+    _write(path, image_ids, clues.astype(np.int32), facts, pixels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +103,7 @@ class TokenCache:
         checkpoint_digest: sha256 of the checkpoint that made it.
         codes_total: number of entries of the codebook.
         path: where it was read.
+        pixels: uint64 [N], digests of the images that it was made from; None where they were not known.
     """
 
     kind: Kind
@@ -105,6 +113,7 @@ class TokenCache:
     checkpoint_digest: str
     codes_total: int
     path: Path
+    pixels: np.ndarray | None = None
 
     @staticmethod
     def load(path: str | Path, *, kind: Kind, manifest_digest: str | None = None) -> "TokenCache":
@@ -137,6 +146,7 @@ class TokenCache:
                         f"is {manifest_digest[:12]}; {again}"
                     )
                 values, ids = file.get_tensor("values"), file.get_tensor("image_ids")
+                pixels = file.get_tensor("pixels") if "pixels" in file.keys() else None  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(f"{path}: is not a readable safetensors file ({error}); {again}") from error
         names = ids.tobytes().decode().split("\n") if ids.size else []
@@ -148,7 +158,8 @@ class TokenCache:
         if kind == "clues":
             _check_range(values[..., 1], low=-1, high=int(facts["positions_total"]), what="position", path=path)
         index = {name: row for row, name in enumerate(names)}
-        return TokenCache(kind, values, index, facts["manifest_digest"], facts["checkpoint_digest"], codes_total, path)
+        made_from, made_by = facts["manifest_digest"], facts["checkpoint_digest"]
+        return TokenCache(kind, values, index, made_from, made_by, codes_total, path, pixels)
 
     def rows(self, image_ids: Sequence[str]) -> np.ndarray:
         """Int64 rows of `values`, in the order of the ids.
@@ -164,14 +175,28 @@ class TokenCache:
             )
         return np.fromiter((self.index[i] for i in image_ids), dtype=np.int64, count=len(image_ids))
 
+    def check_pixels(self, image_ids: Sequence[str], pixels: np.ndarray | None) -> None:
+        """See that it was made from the images that are there now; nothing where that is not known.
+
+        Args:
+            image_ids: N ids, all in the cache.
+            pixels: uint64 [N], `ShardStore.pixels` of these images; None where there are no shards.
+
+        Raises:
+            ValueError: naming the first image that has changed.
+        """
+        if self.pixels is None or pixels is None:
+            return
+        changed = np.flatnonzero(self.pixels[self.rows(image_ids)] != pixels)
+        if len(changed):
+            raise ValueError(
+                f"{self.path}: the picture of image {image_ids[changed[0]]} is not the one that these {self.kind} are "
+                f"of ({len(changed)} of {len(image_ids)} have changed); make it again: {MAKERS[self.kind]}"
+            )
+
 
 def _write(
-    path: str | Path,
-    image_ids: Sequence[str],
-    values: np.ndarray,
-    facts: dict[str, str],
-    manifest_digest: str,
-    checkpoint_digest: str,
+    path: str | Path, image_ids: Sequence[str], values: np.ndarray, facts: dict[str, str], pixels: np.ndarray | None
 ) -> None:
     path = Path(path)
     if len(image_ids) != len(values):
@@ -182,11 +207,12 @@ def _write(
     if any("\n" in i or not i for i in image_ids):
         raise ValueError(f"{path}: an image id is empty or has a line break")
     names = np.frombuffer("\n".join(image_ids).encode(), dtype=np.uint8)
-    facts = facts | {"schema": str(SCHEMA), "manifest_digest": manifest_digest, "checkpoint_digest": checkpoint_digest}
+    tensors = {"values": np.ascontiguousarray(values), "image_ids": names}
+    if pixels is not None:
+        tensors["pixels"] = np.ascontiguousarray(pixels, dtype=np.uint64)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    save_file({"values": np.ascontiguousarray(values), "image_ids": names}, temporary, metadata=facts)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata=facts | {"schema": str(SCHEMA)})
 
 
 def _check_range(values: np.ndarray, *, low: int, high: int, what: str, path: str | Path) -> None:

@@ -118,9 +118,11 @@ def from_bare_store(place: Path) -> dict[str, Any]:
 
 def write_store(out: Path, pixels: np.ndarray, *, reports: list[str] | None = None) -> None:
     """Shards as `prepare` writes them, of pixels that exist only as an array."""
+    import base64
     import json
 
-    from datamodules.prepare import MANIFEST, MOST_ROWS
+    from datamodules.prepare import MOST_ROWS
+    from datamodules.prepared import MANIFEST
     from datamodules.shard_writer import shard_name
     from datamodules.shards import INDEX, SCHEMA, ids_digest
 
@@ -128,8 +130,10 @@ def write_store(out: Path, pixels: np.ndarray, *, reports: list[str] | None = No
     (out / str(size)).mkdir(parents=True)
     names = []
     for number, start in enumerate(range(0, len(pixels), MOST_ROWS)):
-        names.append({"file": shard_name(number), "sha256": ""})
-        np.save(out / str(size) / shard_name(number), pixels[start : start + MOST_ROWS])
+        part = pixels[start : start + MOST_ROWS]
+        digests = base64.b64encode(bytes(8 * len(part))).decode()
+        names.append({"file": shard_name(number), "sha256": "", "pixels": digests})
+        np.save(out / str(size) / shard_name(number), part)
     index = {"schema": SCHEMA, "size": size, "rows": len(pixels), "rows_per_shard": MOST_ROWS, "shards": names}
     index |= {"data_digest": "", "unreadable": [], "shapes": {}}
     index["served_ids"] = ids_digest(f"{n:08x}-{n:08x}-{n:08x}-{n:08x}" for n in range(len(pixels)))

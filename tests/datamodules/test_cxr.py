@@ -176,7 +176,7 @@ def test_trainer_runs_all_loops(make, tmp_path, capsys):
 
 
 def test_codes_and_clues_come_by_image_id(make, tmp_path):
-    plain = make()
+    plain = make(images=False)
     ids = list(plain.source.frame["image_id"])[::-1]
     numbers = np.array([int(i[1:]) for i in ids])
     codes = np.broadcast_to(numbers[:, None, None], (24, 2, 2))
@@ -185,7 +185,7 @@ def test_codes_and_clues_come_by_image_id(make, tmp_path):
     plain.write_tokens(tokens_path, image_ids=ids, codes=codes, checkpoint_digest="book", codes_total=24)
     with pytest.raises(ValueError, match=r"name its token cache with --data.init_args.tokens"):
         plain.write_clues(clues_path, image_ids=ids, clues=clues, checkpoint_digest="ali")
-    with_tokens = make(tokens=str(tokens_path))
+    with_tokens = make(tokens=str(tokens_path), images=False)
     with pytest.raises(ValueError, match=r"positions are expected in \[-1, 4\) and found in \[1, 4\]"):
         with_tokens.write_clues(clues_path, image_ids=ids, clues=np.add(clues, [0, 1]), checkpoint_digest="ali")
     with_tokens.write_clues(clues_path, image_ids=ids, clues=clues, checkpoint_digest="ali")

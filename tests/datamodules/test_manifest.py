@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from datamodules.manifest import Box, Manifest, Remark, decode_boxes, encode_boxes, make_manifest
+from datamodules.manifest import Box, Manifest, Remark, common_folder, decode_boxes, encode_boxes, make_manifest
 
 
 def rows(**changes):
@@ -77,3 +77,30 @@ def test_split_takes_its_rows_and_refuses_other_names():
     assert manifest.split("test").frame["image_id"].tolist() == ["b"]
     with pytest.raises(ValueError, match="split 'dev' does not exist"):
         manifest.split("dev")
+
+
+def test_digest_is_of_the_data_wherever_it_lies():
+    here, there = rows(), rows()
+    for row in there:
+        row["image"] = f"/disk/nih/{row['image']}"
+    digest = make_manifest(here, source="x").digest()
+    assert make_manifest(there, source="x").digest() == digest
+    there[1]["image"] = "/disk/nih/c.png"
+    assert make_manifest(there, source="x").digest() != digest
+
+
+@pytest.mark.parametrize(
+    ("images", "folder"),
+    [
+        (["/a/b/1.png", "/a/b/2.png", ""], "/a/b/"),
+        (["/a/b/1.png", "/a/bc/1.png"], "/a/"),
+        (["s3://x/y/1.png", "s3://x/z/1.png"], "s3://x/"),
+        (["phantom:0:1", "phantom:0:2"], ""),
+        (["1.png", "/a/1.png"], ""),
+        (["a/1.png"], "a/"),
+        (["", ""], ""),
+        ([], ""),
+    ],
+)
+def test_common_folder(images, folder):
+    assert common_folder(images) == folder

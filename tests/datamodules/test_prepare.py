@@ -19,7 +19,8 @@ from datamodules import prepare as prepare_module
 from datamodules import shard_writer
 from datamodules.images import read_image
 from datamodules.manifest import Manifest
-from datamodules.prepare import positions, prepare
+from datamodules.prepare import prepare, up_to_date
+from datamodules.prepared import positions
 from datamodules.shards import ShardStore, file_digest
 from tests.datamodules.pictures import manifest_of, write_pictures
 
@@ -64,6 +65,10 @@ def test_what_is_done_is_kept_and_what_is_damaged_is_made_again(tmp_path):
     assert digests(out) == before
     changed = {p.name for p in (out / "8").glob("*.npy") if p.stat().st_mtime_ns != times[p.name]}
     assert changed == {"shard-00001.npy", "shard-00002.npy"}
+    prepare(manifest, sizes=[8], out=out)
+    assert digests(out) == before
+    with pytest.raises(ValueError, match=r"out holds shards of 4 rows, and 5 are asked for"):
+        prepare(manifest, sizes=[8], out=out, rows_per_shard=5)
     with pytest.raises(ValueError, match=r"out holds shards of other data: 10 rows, digest .*now there are 9 rows"):
         prepare(manifest_of(paths[1:]), sizes=[8], out=out, rows_per_shard=4)
 
@@ -147,6 +152,74 @@ def test_an_empty_record_is_made_again(tmp_path):
     (out / "old").mkdir()
     prepare(manifest, sizes=[8], out=out, rows_per_shard=2)
     assert digests(out) == before
+
+
+def test_pictures_that_were_replaced_are_read_again(tmp_path, capsys):
+    paths, out = write_pictures(tmp_path / "in", 6), tmp_path / "out"
+    manifest = manifest_of(paths)
+    prepare(manifest, sizes=[8, 16], out=out, rows_per_shard=2)
+    assert up_to_date(manifest, size=8, out=out)
+    assert not up_to_date(manifest, size=32, out=out)
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.npy")}
+    # Another size; the same size at another time; the same picture written again at another time.
+    Image.new("L", (20, 20), 200).save(paths[2])
+    assert not up_to_date(manifest, size=8, out=out)
+    data = bytearray(paths[4].read_bytes())
+    Image.new("L", (12, 12), 210).save(paths[4])
+    assert paths[4].stat().st_size == len(data)
+    os.utime(paths[4], ns=(1, 1))
+    prepare(manifest, sizes=[8], out=out, rows_per_shard=2)
+    assert "2 of 3 shards hold pictures that were replaced on disk; these shards are" in capsys.readouterr().err
+    for size in (8, 16):
+        levels = ShardStore.open(out, size=size).gather(np.arange(6))[:, 0, 0].tolist()
+        assert levels == [0, 10, 200, 30, 210, 50]
+        changed = [p.name for p in sorted((out / str(size)).glob("*.npy")) if p.stat().st_mtime_ns != before[p]]
+        assert changed == ["shard-00001.npy", "shard-00002.npy"]
+    assert up_to_date(manifest, size=16, out=out)
+
+
+def test_a_data_set_that_was_moved_is_gone_on_with(tmp_path):
+    manifest, out = manifest_of(write_pictures(tmp_path / "in", 4)), tmp_path / "out"
+    prepare(manifest, sizes=[8], out=out, rows_per_shard=2)
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.npy")}
+    (tmp_path / "in").rename(tmp_path / "elsewhere")
+    moved = manifest_of(sorted((tmp_path / "elsewhere").iterdir()))
+    for path in (tmp_path / "elsewhere").iterdir():
+        os.utime(path)  # as a copy has them
+    assert up_to_date(moved, size=8, out=out)
+    Image.new("L", (90, 90), 200).save(tmp_path / "elsewhere" / "3.png")
+    prepare(moved, sizes=[8, 16], out=out, rows_per_shard=2)
+    assert [p.name for p, time in before.items() if p.stat().st_mtime_ns != time] == ["shard-00001.npy"]
+    assert ShardStore.open(out, size=16).gather(np.arange(4))[:, 0, 0].tolist() == [0, 10, 20, 200]
+    assert Manifest.load(out / "manifest.parquet").frame["image"][0] == str(tmp_path / "elsewhere" / "0.png")
+
+
+def test_shards_outlive_their_pictures(tmp_path):
+    """Pictures that are gone, as of a disk that is not mounted, are no reason to take away what was made of them."""
+    paths, out = write_pictures(tmp_path / "in", 4), tmp_path / "out"
+    manifest = manifest_of(paths)
+    prepare(manifest, sizes=[8], out=out)
+    for path in paths:
+        path.unlink()
+    assert up_to_date(manifest, size=8, out=out)
+    assert len(prepare(manifest, sizes=[8], out=out)) == 4
+    assert ShardStore.open(out, size=8).gather(np.arange(4))[:, 0, 0].tolist() == [0, 10, 20, 30]
+
+
+def test_folders_that_are_not_for_shards(tmp_path):
+    paths = write_pictures(tmp_path / "in", 4)
+    manifest = manifest_of(paths)
+    with pytest.raises(ValueError, match=r"in is not empty, it holds 0.png; name a new folder for the shards"):
+        prepare(manifest, sizes=[8], out=tmp_path / "in")
+    out = tmp_path / "out"
+    prepare(manifest, sizes=[8], out=out)
+    plan = json.loads((out / "plan.json").read_text())
+    (out / "plan.json").write_text(json.dumps(plan | {"schema": 2}))
+    with pytest.raises(ValueError, match=r"out holds shards of schema 2, expected 3; name another folder"):
+        prepare(manifest, sizes=[8], out=out)
+    (out / "plan.json").write_text("")
+    with pytest.raises(ValueError, match=r"plan.json: is no JSON .*; remove this file and run prepare again"):
+        prepare(manifest, sizes=[8], out=out)
 
 
 def test_rows_without_a_picture_and_wrong_sizes_are_refused(tmp_path):

@@ -1,7 +1,9 @@
 """The store of resized images: gathering, its checks, shards behind a URL."""
 
+import hashlib
 import json
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -59,11 +61,25 @@ def test_wrong_or_missing_shards_are_named(out):
     store = ShardStore.open(out, size=8)
     with pytest.raises(ValueError, match=r"shard-00001.npy: expected uint8 \(4, 8, 8\) and found uint8 \(4, 8, 9\)"):
         store.gather(np.array([5]))
-    assert store.verify() == ["shard-00001.npy"]
+    (found,) = store.verify()
+    assert re.fullmatch(r".*/8/shard-00001.npy: its sha256 is [0-9a-f]{12}, the index says [0-9a-f]{12}", found)
+    (out / "8" / "shard-00002.npy").unlink()
+    assert store.verify()[1:] == [f"{out}/8/shard-00002.npy is missing"]
     index = json.loads((out / "8" / "index.json").read_text())
     (out / "8" / "index.json").write_text(json.dumps(index | {"schema": 99}))
-    with pytest.raises(ValueError, match="shards of schema 99, expected 2; write the shards again"):
+    with pytest.raises(ValueError, match="shards of schema 99, expected 3; write the shards again"):
         ShardStore.open(out, size=8)
+    (out / "8" / "index.json").write_text("")
+    with pytest.raises(ValueError, match=r"8/index.json: is no JSON .*write the shards again"):
+        ShardStore.open(out, size=8)
+
+
+def test_each_image_has_a_digest_of_its_pixels(out):
+    digests = ShardStore.open(out, size=8).pixels()
+    assert (digests.shape, digests.dtype) == ((10,), np.uint64)
+    expected = hashlib.blake2b(bytes([70]) * 64, digest_size=8).digest()
+    assert digests[7] == int.from_bytes(expected, "little")
+    assert len(set(digests.tolist())) == 10
 
 
 def test_shards_of_a_url_are_fetched_once_and_checked(out, tmp_path):
@@ -93,5 +109,9 @@ def test_digest_is_of_pictures_not_of_texts():
     assert images_digest(manifest, size=8) == base
     assert images_digest(manifest, size=16) != base
     assert images_digest(manifest_of(["b.png", "a.png"]), size=8) != base
+    # A data set that was moved is the same.
+    moved = manifest_of(["/other/disk/a.png", "/other/disk/b.png"])
+    assert images_digest(moved, size=8) == base
+    assert images_digest(manifest_of(["/other/a.png", "/other/disk/b.png"]), size=8) != base
     other = make_manifest(manifest_of(["a.png", "b.png"]).frame, source="y")
     assert images_digest(other, size=8) != base

@@ -45,7 +45,7 @@ def test_clues_round_trip_with_padding(tmp_path):
     )
     cache = TokenCache.load(tmp_path / "c.safetensors", kind="clues", manifest_digest="m")
     assert cache.values.tolist() == clues.tolist()
-    with pytest.raises(ValueError, match="expected a codes cache of schema 1 and found kind 'clues'"):
+    with pytest.raises(ValueError, match="expected a codes cache of schema 2 and found kind 'clues'"):
         TokenCache.load(tmp_path / "c.safetensors", kind="codes")
 
 
@@ -54,6 +54,18 @@ def test_cache_of_other_data_is_refused_with_both_digests_and_the_command(tmp_pa
     message = r"made from data mmmmmmmmmmmm, .* is nnnnnnnnnnnn; make it again: python main.py predict .*codebook.yaml"
     with pytest.raises(ValueError, match=message):
         TokenCache.load(path, kind="codes", manifest_digest="n" * 64)
+
+
+def test_codes_of_other_pixels_are_refused(tmp_path):
+    pixels = np.array([7, 2**64 - 1, 5], dtype=np.uint64)
+    cache = TokenCache.load(write(tmp_path / "t.safetensors", pixels=pixels), kind="codes")
+    cache.check_pixels(["c", "a"], np.array([5, 7], dtype=np.uint64))
+    cache.check_pixels(["c", "a"], None)
+    with pytest.raises(ValueError, match=r"picture of image b is not the one that these codes are of \(1 of 2 have ch"):
+        cache.check_pixels(["a", "b"], np.array([7, 2**64 - 2], dtype=np.uint64))
+    unknown = TokenCache.load(write(tmp_path / "u.safetensors"), kind="codes")
+    assert unknown.pixels is None
+    unknown.check_pixels(["a"], np.array([1], dtype=np.uint64))
 
 
 def test_missing_rows_files_and_broken_files(tmp_path):
