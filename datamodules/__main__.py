@@ -1,22 +1,26 @@
-"""`python -m datamodules {doctor,prepare,vocabulary,phantom}`: look at a data set, make what training needs."""
+"""`python -m datamodules {doctor,prepare,verify,vocabulary,phantom}`: look at a data set, make what training needs."""
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from datamodules import layouts
+from datamodules import layouts, verify
 from datamodules.doctor import cli as doctor
-from datamodules.doctor.cli import parse_options
-from datamodules.doctor.recognise import recognise
+from datamodules.doctor.recognise import DAMAGE, recognise
 from datamodules.layouts.source import as_path
 from datamodules.manifest import Manifest
+from datamodules.options import add_option, on_command_line, parse_options
 from datamodules.phantom import disk
-from datamodules.prepare import MANIFEST, prepare
+from datamodules.prepare import PLAN, prepare
+from datamodules.prepared import MANIFEST
 from datamodules.reports.labels import VIEWS
 from datamodules.reports.vocabulary import mine
 from datamodules.selection import select
+
+FRONTAL = ("PA", "AP")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -51,21 +55,33 @@ def main(args: Sequence[str] | None = None) -> int:
     phantom.add_argument("--seed", type=int, default=0)
     phantom.add_argument("--size", type=int, default=256, help="side in pixels (default 256)")
     phantom.add_argument("--out", type=Path, required=True, help="the folder to write, new or empty")
-    _add_option(phantom, "an option of the layout's writer, the value as JSON or plain text: --option reports=zip")
+    add_option(phantom, "an option of the layout's writer, the value as JSON or plain text: --option reports=zip")
+
+    verify.add_arguments(commands.add_parser("verify", help="see whether shards are still what prepare wrote"))
 
     given = parser.parse_args(args)
-    command = {"doctor": doctor.run, "prepare": _prepare, "vocabulary": _vocabulary, "phantom": _phantom}[given.command]
+    kept = "; what is finished is kept, the same command goes on with the rest" if given.command == "prepare" else ""
+    run = {
+        "doctor": doctor.run,
+        "prepare": _prepare,
+        "vocabulary": _vocabulary,
+        "phantom": _phantom,
+        "verify": verify.run,
+    }[given.command]
     try:
-        return command(given)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return run(given)
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        print(f"error: {on_command_line(str(error))}", file=sys.stderr)
+    except OSError as error:
+        # A full disk, a lost mount, a folder that may not be written.
+        print(f"error: {error}; see to the disk or the permissions{kept}", file=sys.stderr)
+    except BrokenProcessPool:
+        cause = "most often because memory ran out; take fewer with --workers"
+        print(f"error: a worker process was killed, {cause}{kept}", file=sys.stderr)
     except KeyboardInterrupt:
-        rest = (
-            "; what is finished is kept, the same command goes on with the rest" if given.command == "prepare" else ""
-        )
-        print(f"stopped{rest}", file=sys.stderr)
+        print(f"stopped{kept}", file=sys.stderr)
         return 130
+    return 1
 
 
 def _add_layout(parser: argparse.ArgumentParser) -> None:
@@ -75,27 +91,35 @@ def _add_layout(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", help="folder, file or fsspec URL of the data set (the phantom needs none)")
     parser.add_argument("--studies", type=int, help="how many phantoms")
     parser.add_argument("--seed", type=int, help="of the phantoms, or of the split where the data set has none")
-    _add_option(parser, "an option of the layout, the value as JSON or plain text: --option image_column=file")
-
-
-def _add_option(parser: argparse.ArgumentParser, text: str) -> None:
-    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help=text)
+    add_option(parser)
 
 
 def _read(given: argparse.Namespace) -> Manifest:
     named = {n: getattr(given, n) for n in ("studies", "seed") if getattr(given, n) is not None}
-    given.root = given.root or os.environ.get("CXR_ROOT")
+    if given.root is None and given.studies is None:
+        given.root = os.environ.get("CXR_ROOT")
     layout = _layout(given)
     if layout == "phantom" and "studies" not in named:
         raise ValueError("name a data set with --root <folder or URL>, or how many phantoms with --studies")
-    return layouts.read(layout, given.root, **parse_options(given.option), **named)
+    try:
+        return layouts.read(layout, given.root, **parse_options(given.option), **named)
+    except DAMAGE as error:
+        if isinstance(error, ValueError | OSError):
+            raise  # the reader's own words
+        raise ValueError(
+            f"{given.root} cannot be read ({type(error).__name__}: {error}); "
+            f"see what is wrong: python -m datamodules doctor {given.root}"
+        ) from error
 
 
 def _layout(given: argparse.Namespace) -> str:
     """The layout that was named, or the one that the root is; without a root the phantom."""
     if given.layout is not None or given.root is None:
         return given.layout or "phantom"
-    found = recognise(as_path(given.root))
+    place = as_path(given.root)
+    if not place.exists():
+        raise FileNotFoundError(f"{given.root} does not exist; name the folder, file or URL of the data set")
+    found = recognise(place)
     if len(found) != 1:
         what = f"could be {' or '.join(found)}" if found else "is no known layout"
         raise ValueError(f"{given.root} {what}; name it with --layout, one of {sorted(layouts.NAMES)}")
@@ -103,10 +127,7 @@ def _layout(given: argparse.Namespace) -> str:
 
 
 def _prepare(given: argparse.Namespace) -> int:
-    if "://" in str(given.out) or str(given.out).split("/")[0].endswith(":"):
-        raise ValueError(
-            f"--out {given.out} is a URL; write to a local folder, and copy that to where it is served from"
-        )
+    _check_out(given)
     manifest, _ = select(_read(given), views=given.views)
     kept = prepare(manifest, sizes=given.size, out=given.out, workers=given.workers, unreadable=given.unreadable)
     written = sum(file.stat().st_size for file in given.out.rglob("*") if file.is_file())
@@ -115,11 +136,27 @@ def _prepare(given: argparse.Namespace) -> int:
     print(f"manifest: {given.out / MANIFEST}, digest {kept.digest()[:12]}; its ledger: {MANIFEST}.ledger.json")
     for drop in kept.drops:
         print(f"dropped: {drop.count} × {drop.reason}, e.g. {', '.join(drop.ids[:3])}")
+    # The config serves frontal views, which a data set of unknown views does not have.
+    views = "" if kept.frame["view"].isin(FRONTAL).any() else " --data.init_args.views=null"
     print(
         f"next: CXR_SHARDS={given.out} python main.py fit -c configs/base.yaml -c configs/classifier.yaml "
-        f"-c configs/data/shards.yaml --data.init_args.size={given.size[0]} --run_dir=runs/own/classifier"
+        f"-c configs/data/shards.yaml --data.init_args.size={given.size[0]}{views} --run_dir=runs/own/classifier"
     )
     return 0
+
+
+def _check_out(given: argparse.Namespace) -> None:
+    """Refuse a place where shards would be lost, or would be taken for a part of the data set."""
+    out = given.out
+    if "://" in str(out) or str(out).split("/")[0].endswith(":"):
+        raise ValueError(f"--out {out} is a URL; write to a local folder, and copy that to where it is served from")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; name a new folder for the shards")
+    if out.name.isdigit() and (out.parent / PLAN).is_file():
+        raise ValueError(f"--out {out} holds one size of the shards in {out.parent}; name that folder")
+    root = given.root or os.environ.get("CXR_ROOT", "")
+    if root and "://" not in root and Path(root).is_dir() and out.resolve().is_relative_to(Path(root).resolve()):
+        raise ValueError(f"--out {out} is inside the data set {root}; name a folder outside of it")
 
 
 def _vocabulary(given: argparse.Namespace) -> int:

@@ -4,12 +4,12 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from datamodules import layouts
 from datamodules.doctor.examine import STATE, examine
 from datamodules.doctor.report import document, text
 from datamodules.files import replacing
+from datamodules.options import add_option, parse_options
 
 INTERRUPTED = 130
 
@@ -18,13 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser the command's arguments."""
     parser.add_argument("root", help="folder, file or fsspec URL of the data set; nothing in it is changed")
     parser.add_argument("--layout", choices=sorted(layouts.NAMES), help="by default the one that recognises the root")
-    parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of the layout, the value as JSON or plain text: --option section=impression",
-    )
+    add_option(parser)
     parser.add_argument("--json", metavar="FILE", help="write the findings as JSON, with all ids; - prints only that")
     parser.add_argument("--decode", action="store_true", help="decode each picture fully (much slower)")
     parser.add_argument(
@@ -61,24 +55,6 @@ def run(given: argparse.Namespace) -> int:
     if given.json != "-":
         print(text(diagnosis, options=given.option))
     return 1 if diagnosis.count("error") else 0
-
-
-def parse_options(texts: list[str]) -> dict[str, Any]:
-    """NAME=VALUE texts as a dict; a value is JSON, or else a text.
-
-    Raises:
-        ValueError: for one without "=".
-    """
-    options: dict[str, Any] = {}
-    for one in texts:
-        name, equals, value = one.partition("=")
-        if not equals:
-            raise ValueError(f"--option {one}: expected NAME=VALUE")
-        try:
-            options[name] = json.loads(value)
-        except json.JSONDecodeError:
-            options[name] = value
-    return options
 
 
 def _save(content: str, path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import re
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from datamodules.doctor.pictures import Pass, look_at
 from datamodules.doctor.state import state_file
 from datamodules.images import PHANTOM
 from datamodules.layouts.source import as_path
+from datamodules.options import on_command_line
 
 STATE = Path("runs/cache/doctor")
 BEHIND = "A reader stops at its first error: mend this and run again, what is behind it has not been looked at"
@@ -109,13 +109,7 @@ def _unreadable(error: Exception, *, guessed: bool) -> Finding:
 
 
 def _on_command_line(finding: Finding) -> Finding:
-    """A reader speaks of the options of a config; the doctor's are given on the command line."""
-    mend = re.sub(r"(set )?layout_options\.([\w.]+)( to |=)?", _option, finding.mend)
-    return dataclasses.replace(finding, mend=mend)
-
-
-def _option(match: re.Match[str]) -> str:
-    return f"{'give ' if match[1] else ''}--option {match[2]}={'' if match[3] else '...'}"
+    return dataclasses.replace(finding, mend=on_command_line(finding.mend))
 
 
 def _shorten(place: Path) -> Callable[[str], str]:

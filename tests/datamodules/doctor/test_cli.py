@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from datamodules.doctor import pictures
-from datamodules.doctor.cli import add_arguments, parse_options, run
+from datamodules.doctor.cli import add_arguments, run
 from datamodules.doctor.examine import examine
 from datamodules.doctor.state import Writer
+from datamodules.options import parse_options
 from tests.datamodules.doctor.damage import cut, noise, save
 
 STUDIES = 40
