@@ -10,9 +10,9 @@ from pathlib import Path
 from datamodules import layouts, verify
 from datamodules.doctor import cli as doctor
 from datamodules.doctor.recognise import DAMAGE, recognise
+from datamodules.layout_options import add_option, on_command_line, parse_options
 from datamodules.layouts.source import as_path
 from datamodules.manifest import Manifest
-from datamodules.options import add_option, on_command_line, parse_options
 from datamodules.phantom import disk
 from datamodules.prepare import PLAN, prepare
 from datamodules.prepared import MANIFEST

@@ -9,7 +9,7 @@ from datamodules import layouts
 from datamodules.doctor.examine import STATE, examine
 from datamodules.doctor.report import document, text
 from datamodules.files import replacing
-from datamodules.options import add_option, parse_options
+from datamodules.layout_options import add_option, parse_options
 
 INTERRUPTED = 130
 

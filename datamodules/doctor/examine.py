@@ -15,8 +15,8 @@ from datamodules.doctor.issues import ISSUES, mend_of
 from datamodules.doctor.pictures import Pass, look_at
 from datamodules.doctor.state import state_file
 from datamodules.images import PHANTOM
+from datamodules.layout_options import on_command_line
 from datamodules.layouts.source import as_path
-from datamodules.options import on_command_line
 
 STATE = Path("runs/cache/doctor")
 BEHIND = "A reader stops at its first error: mend this and run again, what is behind it has not been looked at"

@@ -11,7 +11,7 @@ from datamodules.doctor import pictures
 from datamodules.doctor.cli import add_arguments, run
 from datamodules.doctor.examine import examine
 from datamodules.doctor.state import Writer
-from datamodules.options import parse_options
+from datamodules.layout_options import parse_options
 from tests.datamodules.doctor.damage import cut, noise, save
 
 STUDIES = 40
