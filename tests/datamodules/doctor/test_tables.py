@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from datamodules.doctor.examine import examine
 from datamodules.doctor.finding import Finding, by_level
 from datamodules.doctor.recognise import published
 from datamodules.doctor.tables import count, gaps, ledger, published_counts
-from datamodules.manifest import Box, Manifest, Remark, encode_boxes, make_manifest
+from datamodules.manifest import Box, Level, Manifest, Remark, encode_boxes, make_manifest
 from datamodules.reports.labels import FINDINGS
 
 TEXTS = ("The heart is large.", "Lungs are clear today.", "No effusion is seen.", "A small nodule remains.")
@@ -89,6 +90,69 @@ def test_published_counts():
     assert [f.level for f in published_counts(rule, {"images": 46})] == ["warning"]
     broken = manifest(drops=[Remark("no image file", tuple("abcde"), "error", "fetch")])
     assert [f.level for f in published_counts(broken, {"images": 45})] == ["warning"]
+
+
+def left_out(count: int, *, level: Level = "warning") -> list[Remark]:
+    return [Remark("no section 'findings'", tuple(f"gone{n}" for n in range(count)), level, "fetch")]
+
+
+def test_what_a_rule_left_out_makes_no_subset():
+    # 40 rows are read of 100 published: 11 left out by rule make it 51, more than half; 10 make it 50, not under half.
+    whole = published_counts(manifest(drops=left_out(60)), {"images": 100, "patients": 100})
+    rule = "the 60 that the ledger says were left out by rule account for it"
+    assert [(f.level, f.count, f.what) for f in whole] == [
+        ("note", 60, f"images: 40, published are 100; {rule}"),
+        ("note", 60, f"patients: 40, published are 100; {rule}"),
+    ]
+    assert [f.level for f in published_counts(manifest(drops=left_out(10)), {"images": 100})] == ["warning"]
+    (subset,) = published_counts(manifest(drops=left_out(9)), {"images": 100})
+    assert (subset.level, subset.what) == ("note", "a subset of the published data set: images 40 of 100")
+    # A file that is missing is no rule.
+    (subset,) = published_counts(manifest(drops=left_out(60, level="error")), {"images": 100})
+    assert "a subset" in subset.what
+
+
+def test_a_reading_of_text_alone_is_compared_by_its_studies():
+    texts = manifest(image=[""] * 40)
+    assert published_counts(texts, {"images": 75, "reports": 40}) == []
+    # 40 of 81 are under half; the images were not asked for, so nothing is said of them.
+    (subset,) = published_counts(texts, {"images": 150, "studies": 81, "reports": 81})
+    assert subset.what == "a subset of the published data set: studies 40 of 81, reports 40 of 81"
+    (partial,) = published_counts(texts, {"images": 150, "reports": 41})
+    assert (partial.level, partial.count) == ("warning", 1)
+    # Pictures alone, of a set that has reports too.
+    assert published_counts(manifest(report=[""] * 40), {"images": 40, "reports": 30}) == []
+    assert published_counts(manifest(image=[""] * 40), {"images": 70}) == []
+
+
+def test_a_study_that_was_left_out_accounts_for_its_images():
+    # OpenI's ledger names reports: 50 images are published for 45 reports, so 5 reports stand for up to 10 images.
+    rule = manifest(drops=left_out(5))
+    assert [f.level for f in published_counts(rule, {"images": 51, "studies": 40})] == ["warning"]
+    several = published_counts(rule, {"images": 50, "reports": 45})
+    assert [f.what for f in several] == [
+        "images: 40, published are 50; the 5 that the ledger says were left out by rule (studies of several images) "
+        "account for it",
+        "reports: 40, published are 45; the 5 that the ledger says were left out by rule account for it",
+    ]
+
+
+def test_other_splits_of_a_whole_data_set():
+    found = published_counts(manifest(), {"images": 40, "train": 38, "test": 4})
+    assert [(f.level, f.count, f.what) for f in found] == [
+        ("note", 3, "test: 1, published are 4; nothing is missing, the splits are drawn otherwise")
+    ]
+    assert [f.level for f in published_counts(manifest(), {"images": 41, "test": 4})] == ["warning", "warning"]
+
+
+def test_real_openi_is_no_subset(real_data, tmp_path):
+    found = examine(str(real_data / "openi"), state=tmp_path).findings
+    (reports,) = [f for f in found if "published" in f.what]
+    assert (reports.level, reports.count, reports.what[:40]) == (
+        "note",
+        530,
+        "reports: 3,425, published are 3,955; the",
+    )
 
 
 def test_empty_splits():
