@@ -9,8 +9,6 @@ from types import ModuleType
 from xml.etree.ElementTree import ParseError
 
 from datamodules import layouts
-from datamodules.layouts import chexpert, openi_kaggle, vindr
-from datamodules.layouts.source import find_file, with_gz
 
 # `phantom` has no files, `joined` is asked for by name; `table` takes any single table, so it is asked last.
 LAST = "table"
@@ -42,16 +40,9 @@ def recognise(root: Path) -> list[str]:
 
 
 def published(layout: str, root: Path) -> dict[str, int]:
-    """The published counts of a layout; {} where it has none."""
-    if layout == "openi" and root.is_dir() and (root / openi_kaggle.REPORTS).is_file():
-        return openi_kaggle.PUBLISHED
-    if layout == "vindr" and find_file(root, with_gz("train.csv")) is not None:
-        return vindr.PUBLISHED_KAGGLE
-    if layout == "chexpert" and any(
-        find_file(place, with_gz(*chexpert.TEST)) for place in (root, *chexpert.bases(root))
-    ):
-        return {key: value + chexpert.PUBLISHED_TEST[key] for key, value in chexpert.PUBLISHED.items()}
-    return dict(getattr(module(layout), "PUBLISHED", {}))
+    """The published counts of a layout, from its `published(root)` or its PUBLISHED; {} where it has neither."""
+    of_edition = getattr(module(layout), "published", None)
+    return dict(of_edition(root) if of_edition is not None else getattr(module(layout), "PUBLISHED", {}))
 
 
 def needs(names: tuple[str, ...] | list[str] = NAMES) -> str:

@@ -53,6 +53,13 @@ def recognise(root: Path) -> bool:
     return len(bases(root)) == 1 and find_file(root, with_gz(PLUS_TABLE)) is None
 
 
+def published(root: Path) -> dict[str, int]:
+    """The published counts, with the test set's where its table is there."""
+    if not any(find_file(place, with_gz(*TEST)) for place in (root, *bases(root))):
+        return PUBLISHED
+    return {key: value + PUBLISHED_TEST[key] for key, value in PUBLISHED.items()}
+
+
 def read(
     root: str | Path | None,
     *,

@@ -113,6 +113,11 @@ def recognise(root: Path) -> bool:
     return any((root / name).is_file() for name in names) or root.name == FOLDER or (root / FOLDER).is_dir()
 
 
+def published(root: Path) -> dict[str, int]:
+    """The published counts of the archive or of Kaggle's edition."""
+    return openi_kaggle.PUBLISHED if (root / openi_kaggle.REPORTS).is_file() else PUBLISHED
+
+
 def _read_archive(path: Path) -> Source:
     reports: dict[str, Report] = {}
     repeated: list[str] = []

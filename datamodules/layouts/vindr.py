@@ -65,6 +65,11 @@ def recognise(root: Path) -> bool:
     return {"image_id", "class_name", "rad_id", *EDGES} <= set(line.strip().split(","))
 
 
+def published(root: Path) -> dict[str, int]:
+    """The published counts of PhysioNet's or Kaggle's edition."""
+    return PUBLISHED if find_file(root, with_gz("train.csv")) is None else PUBLISHED_KAGGLE
+
+
 def read(
     root: str | Path | None,
     *,

@@ -205,4 +205,10 @@ def test_published_counts_are_those_of_the_edition(tmp_path):
     (tmp_path / "indiana_reports.csv").write_text("uid\n")
     assert published("openi", tmp_path) == {"images": 7466, "reports": 3851}
     assert published("openi", tmp_path / "elsewhere")["reports"] == 3955
-    assert published("table", tmp_path) == {}
+    assert published("vindr", tmp_path / "elsewhere") == {"images": 18_000, "test": 3_000}
+    assert published("vindr", tmp_path) == {"images": 15_000}
+    # A root may be the archive itself.
+    (tmp_path / "NLMCXR_reports.tgz").touch()
+    assert published("openi", tmp_path / "NLMCXR_reports.tgz") == {"images": 7470, "reports": 3955}
+    assert published("nih", tmp_path)["boxes"] == 984
+    assert published("table", tmp_path) == published("phantom", tmp_path) == published("joined", tmp_path) == {}
