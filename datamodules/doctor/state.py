@@ -1,6 +1,7 @@
 """The file that makes a pass over pictures resumable: one JSON line a look, appended as the pass goes.
 
-A process that is killed leaves half a last line at worst; that line is ignored and its picture looked at again.
+A process that is killed leaves half a last line at worst, two that begin at once a doubled first line. A line that is
+no look is passed over, and its picture looked at again.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from datamodules.doctor.headers import Look
+from datamodules.doctor.issues import ISSUES
 
 # Raised whenever a look finds more or other things than before: old looks are then forgotten.
 RULES = 1
@@ -31,12 +33,9 @@ def load(path: Path) -> Iterator[tuple[str, Look]]:
         if _parsed(file.readline()) != {"rules": RULES}:
             return
         for line in file:
-            entry = _parsed(line)
-            # Two passes that began at once may both have written the first line.
-            if entry is not None and "image" in entry:
-                issues = tuple((code, detail) for code, detail in entry["issues"])
-                size, stamp, mark, width, height = entry["look"]
-                yield entry["image"], Look(size, stamp, mark, width, height, issues, entry["decoded"])
+            found = _look(line)
+            if found is not None:
+                yield found
 
 
 class Writer:
@@ -78,6 +77,19 @@ def _parsed(line: bytes) -> dict | None:
     except ValueError:
         return None
     return entry if isinstance(entry, dict) else None
+
+
+def _look(line: bytes) -> tuple[str, Look] | None:
+    entry = _parsed(line) or {}
+    try:
+        image, decoded = str(entry["image"]), bool(entry["decoded"])
+        issues = tuple((str(code), str(detail)) for code, detail in entry["issues"])
+        size, stamp, mark, width, height = map(int, entry["look"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    if not all(code in ISSUES for code, _ in issues):
+        return None
+    return image, Look(size, stamp, mark, width, height, issues, decoded)
 
 
 def _mend_end(path: Path) -> None:

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from datamodules.doctor import pictures
+from datamodules.doctor import headers, pictures
 from datamodules.doctor.duplicates import duplicates
 from datamodules.doctor.headers import Look
 from datamodules.doctor.pictures import BATCH, look_at
@@ -81,6 +81,53 @@ def test_a_state_of_other_rules_is_begun_anew(files, tmp_path, junk):
     state = tmp_path / "state.jsonl"
     state.write_bytes(junk)
     assert look_at(files, state=state).examined == 10
+    assert look_at(files, state=state).examined == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"rules": 1}\n',
+        b'{"rules": 0}\n',
+        b"{}\n",
+        b"\n",
+        b"nonsense\n",
+        b"[1, 2]\n",
+        b'{"image": "no look"}\n',
+        b'{"image": "x", "issues": [], "decoded": false, "look": [1, 2]}\n',
+        b'{"image": "x", "issues": [["cut"]], "decoded": false, "look": [1, 2, 3, 4, 5]}\n',
+        b'{"image": "x", "issues": null, "decoded": false, "look": [1, 2, 3, 4, 5]}\n',
+        b'{"image": "x", "issues": [["of another version", ""]], "decoded": false, "look": [1, 2, 3, 4, 5]}\n',
+        b"\xff\xfe\n",
+    ],
+)
+@pytest.mark.parametrize("place", [1, 4, 11])
+def test_a_line_that_is_no_look_is_passed_over(files, tmp_path, line, place):
+    # A doubled first line is what two passes that began at once leave, others what another version wrote.
+    state = tmp_path / "state.jsonl"
+    whole = look_at(files, state=state)
+    lines = state.read_bytes().splitlines(keepends=True)
+    state.write_bytes(b"".join([*lines[:place], line, *lines[place:]]))
+    assert [image for image, _ in load(state)] == [json.loads(line)["image"] for line in lines[1:]]
+    found = look_at(files, state=state)
+    assert found.examined == 0
+    assert columns(found) == columns(whole)
+
+
+def test_two_passes_that_begin_at_once(files, tmp_path):
+    # Each finds no file and writes the first line, then its looks.
+    state = tmp_path / "state.jsonl"
+    looks = [(image, headers.look(image)) for image in files]
+    first, second = Writer(state), Writer(state)
+    first.write(looks[:6])
+    second.write(looks[4:])
+    second.close()
+    first.close()
+    assert state.read_bytes().splitlines().count(b'{"rules": 1}') == 2
+    assert dict(load(state)) == dict(looks)
+    # The last line is cut, as by a kill.
+    cut(state, share=0.99)
+    assert look_at(files, state=state).examined == 1
     assert look_at(files, state=state).examined == 0
 
 
