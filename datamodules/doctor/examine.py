@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,14 @@ def examine(
 
 
 def _unrecognised(root: str, place: Path, names: list[str]) -> Finding:
+    prepared = recognise.prepared(place)
+    if prepared is not None and not names:
+        return Finding(
+            "error",
+            f"{root} is what `prepare` wrote, not a data set",
+            mend="run the doctor on the data set that it was made from; to check these shards: "
+            f"python -m datamodules verify {shlex.quote(str(prepared))}",
+        )
     if names:
         return Finding(
             "error",

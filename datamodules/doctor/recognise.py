@@ -9,11 +9,14 @@ from types import ModuleType
 from xml.etree.ElementTree import ParseError
 
 from datamodules import layouts
+from datamodules.layouts.table import SUFFIXES as TABLES
+from datamodules.prepare import MANIFEST
 
 # `phantom` has no files, `joined` is asked for by name; `table` takes any single table, so it is asked last.
 LAST = "table"
 NAMES = (*(name for name in layouts.NAMES if name not in ("phantom", "joined", LAST)), LAST)
 MOST_CHILDREN = 50
+PLAN = "plan.json"  # prepare's first file, there before any shard
 # What a damaged file raises in the libraries that open it, where a reader has no words of its own for it.
 DAMAGE = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, tarfile.TarError, zlib.error, ParseError)
 
@@ -24,11 +27,14 @@ def module(layout: str) -> ModuleType:
 
 
 def recognise(root: Path) -> list[str]:
-    """The layouts that take `root` for theirs, most specific first; `table` only where no other does."""
+    """The layouts that take `root` for theirs, most specific first; `table` only where no other does.
+
+    None takes what `prepare` wrote, though a manifest is a table.
+    """
     found: list[str] = []
     damaged: list[str] = []
     for name in NAMES:
-        if name == LAST and (found or damaged):
+        if name == LAST and (found or damaged or prepared(root) is not None):
             break
         try:
             if module(name).recognise(root):
@@ -37,6 +43,18 @@ def recognise(root: Path) -> list[str]:
             # Its file is there and cannot be looked into: reading it will say why.
             damaged.append(name)
     return found or damaged
+
+
+def prepared(root: Path) -> Path | None:
+    """The folder that `prepare` wrote, where `root` is it, or a size or the manifest in it; else None.
+
+    A folder with another table is a data set's, into which shards were written.
+    """
+    folder = root.parent if root.name == MANIFEST or root.name.isdigit() else root
+    if not (folder / PLAN).is_file():
+        return None
+    others = [file.name for file in folder.iterdir() if file.name.endswith(TABLES) and file.name != MANIFEST]
+    return None if others else folder
 
 
 def published(layout: str, root: Path) -> dict[str, int]:

@@ -2,16 +2,20 @@
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from datamodules import layouts
 from datamodules.doctor import pictures
 from datamodules.doctor.cli import add_arguments, run
 from datamodules.doctor.examine import examine
+from datamodules.doctor.recognise import recognise
 from datamodules.doctor.state import Writer
 from datamodules.layout_options import parse_options
+from datamodules.prepare import prepare
 from tests.datamodules.doctor.damage import cut, noise, save
 
 STUDIES = 40
@@ -161,6 +165,26 @@ def test_the_folder_above(root, tmp_path):
     assert finding.level == "error"
     assert f"{root} (table)" in finding.ids
     assert finding.mend == "name one of these folders"
+
+
+def test_what_prepare_wrote_is_no_data_set(root, tmp_path, capsys):
+    shards = tmp_path / "own shards"
+    prepare(layouts.read("table", root), sizes=[16], out=shards)
+    for given in (shards, shards / "16", shards / "manifest.parquet"):
+        assert recognise(given) == []
+        assert doctor(given, state=tmp_path / "state") == 1
+        out = " ".join(capsys.readouterr().out.split())
+        assert f"error 1 {given} is what `prepare` wrote, not a data set mend: run the doctor on the data set" in out
+        assert f"python -m datamodules verify '{shards}'" in out
+    # Also where it was stopped before its end.
+    (shards / "manifest.parquet").unlink()
+    (finding,) = examine(str(shards), state=tmp_path / "state").findings
+    assert "is what `prepare` wrote" in finding.what
+    (finding,) = examine(str(tmp_path), state=tmp_path / "state").findings
+    assert finding.ids == (f"{root} (table)",)
+    # Shards beside the data set's own files leave it what it is.
+    shutil.copy(root / "studies.csv", shards)
+    assert recognise(shards) == ["table"]
 
 
 def test_text_only_sets_have_no_pass(root, tmp_path, capsys):
