@@ -12,6 +12,15 @@ SUBSET = 0.5  # under this share of the published number it is a subset that som
 UNKNOWN_VIEWS = 0.1
 SHORT_REPORT = 3  # words
 COMMON_TEXT, COMMON_STUDIES = 0.2, 5
+# Where a layout's labels come from, and so what can be done where they are missing; else a table has them.
+LABEL_MENDS = {
+    "openi": "labels are the MeSH tags of a report, and there is nothing to fetch where it has none",
+    "padchest": "see what these rows have in the column Labels",
+    "table": "fill the label columns of these rows in",
+}
+FETCH_LABELS = "fetch the label table again"
+WITHOUT_LABELS = "a classifier cannot be trained on it, nor the findings of generated images be measured against it"
+NAME_LABELS = """name the columns of 1, 0, -1 or nothing: --option 'label_columns={"Edema": "oedema", ...}'"""
 LOOK = "look at these rows in the source, and mend or remove them"
 
 
@@ -113,11 +122,13 @@ def _labels(manifest: Manifest) -> list[Finding]:
     labels = manifest.frame[list(FINDINGS)]
     unlabelled = labels.isna().all(axis=1)
     if unlabelled.all():
-        return [Finding("note", "no row has a label", len(manifest))]
+        source = NAME_LABELS if manifest.source == "table" else LABEL_MENDS.get(manifest.source, FETCH_LABELS)
+        return [Finding("note", "no row has a label", len(manifest), mend=f"{source}; without labels {WITHOUT_LABELS}")]
     found = []
     if unlabelled.any():
         ids = tuple(manifest.frame.loc[unlabelled, "image_id"])
-        mend = "fetch the label table again, or take these rows out where labels are needed (classifier, its metrics)"
+        mend = LABEL_MENDS.get(manifest.source, FETCH_LABELS)
+        mend += "; or take these rows out where labels are needed (classifier, its metrics)"
         found.append(Finding("warning", "rows without any label", len(ids), ids, mend))
     never = tuple(finding for finding in FINDINGS if labels[finding].isna().all())
     if never:

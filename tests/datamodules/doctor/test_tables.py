@@ -1,6 +1,11 @@
 """Findings from the tables alone: the ledger, published counts, gaps."""
 
+import json
+import re
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from datamodules.doctor.examine import examine
@@ -175,6 +180,38 @@ def test_label_gaps():
     # Positive in test only is not enough; uncertain is not positive.
     lacking = gaps(manifest(Edema=[1.0, 1.0, *[0.0] * 38], Pneumonia=[-1.0] * 40))
     assert [(f.level, f.ids) for f in lacking] == [("warning", ("Edema", "Pneumonia"))]
+
+
+@pytest.mark.parametrize(
+    ("source", "mend", "none"),
+    [
+        ("table", "fill the label columns of these rows in; or take these rows out", "--option 'label_columns={"),
+        ("openi", "MeSH tags of a report, and there is nothing to fetch where it has none; or take", "MeSH tags"),
+        ("padchest", "see what these rows have in the column Labels; or take these rows out", "the column Labels"),
+        ("nih", "fetch the label table again; or take these rows out", "fetch the label table again; without"),
+        ("chexpert+nih", "fetch the label table again; or take these rows out", "fetch the label table again; without"),
+    ],
+)
+def test_missing_labels_are_mended_where_the_layout_has_them(source, mend, none):
+    some = replace(manifest(**{f: [np.nan, *[1.0] * 39] for f in FINDINGS}), source=source)
+    assert mend in only(gaps(some), what="without any label").mend
+    unlabelled = replace(manifest(**{f: [np.nan] * 40 for f in FINDINGS}), source=source)
+    found = only(gaps(unlabelled), what="no row has a label")
+    assert found.level == "note"
+    assert none in found.mend
+    assert "a classifier cannot be trained on it" in found.mend
+
+
+def test_labels_as_the_mend_names_them(tmp_path):
+    rows = [{"patient": f"p{n}", "report": f"This is number {n}.", "oedema": n % 2} for n in range(4)]
+    pd.DataFrame(rows).to_csv(tmp_path / "studies.csv", index=False)
+    texts = {"image_column": None}
+    mend = only(list(examine(str(tmp_path), options=texts, state=tmp_path / "s").findings), what="no row has").mend
+    given = re.search(r"--option 'label_columns=(.*?), \.\.\.}'", mend)
+    labels = {"label_columns": json.loads(f"{given[1]}}}")}
+    assert labels == {"label_columns": {"Edema": "oedema"}}
+    found = examine(str(tmp_path), options=texts | labels, state=tmp_path / "s")
+    assert found.manifest.frame["Edema"].tolist() == [0, 1, 0, 1]
 
 
 def test_view_gaps():
