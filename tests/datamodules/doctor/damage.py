@@ -76,6 +76,16 @@ def set_field(path: Path, column: str, value: str, *, row: int = 1) -> None:
     edit_rows(path, lambda rows: rows[row].__setitem__(rows[0].index(column), value))
 
 
+def set_fields(path: Path, *columns: str, value: str) -> None:
+    """Set several fields of the first row to one value."""
+
+    def change(rows: list[list[str]]) -> None:
+        for column in columns:
+            rows[1][rows[0].index(column)] = value
+
+    edit_rows(path, change)
+
+
 def set_column(path: Path, column: str, value: str) -> None:
     """Set one field of every row."""
 

@@ -49,6 +49,16 @@ class Fault:
         return f"{self.layout}: {self.name}"
 
 
+def faults_of(layout: str, **always: Any) -> Callable[..., Fault]:
+    """`Fault` of one layout: called with name, damage, level, what, mend, and what else a fault has."""
+    return lambda name, *rest, **more: Fault(name, layout, *rest, **(always | more))
+
+
+def on(file: str, change: Callable[..., object], *values: str, **more: Any) -> Callable[[Path], None]:
+    """Apply a change to one file of the folder."""
+    return lambda root: change(root / file, *values, **more)  # type: ignore[func-returns-value]
+
+
 def pictures(root: Path, suffix: str) -> list[Path]:
     """The pictures under a root, sorted; never the phantom's contact sheet, which no table names."""
     found = sorted(p for p in root.rglob(f"*{suffix}") if p.name != "contact_sheet.png")

@@ -14,13 +14,9 @@ from tests.datamodules.doctor.damage import (
     repeat_row,
     set_column,
     set_field,
+    set_fields,
 )
-from tests.datamodules.doctor.faults import Fault, add_stray, on_picture, pictures, repeat_picture
-from tests.datamodules.doctor.faults_tables import on
-
-
-def _chexpert(name, damage, level, what, mend, **more) -> Fault:
-    return Fault(name, "chexpert", damage, level, what, mend, **more)
+from tests.datamodules.doctor.faults import Fault, add_stray, faults_of, on, on_picture, pictures, repeat_picture
 
 
 def _patient_in_both(root: Path) -> None:
@@ -31,16 +27,9 @@ def _patient_in_both(root: Path) -> None:
     shutil.copy(pictures(root, ".jpg")[0], root / path)
 
 
-def _sick_and_healthy(root: Path) -> None:
-    def change(rows: list[list[str]]) -> None:
-        for finding in ("No Finding", "Edema"):
-            rows[1][rows[0].index(finding)] = "1.0"
-
-    edit_rows(root / TRAIN, change)
-
-
 TRAIN = "CheXpert-v1.0-small/train.csv"
 VALID = "CheXpert-v1.0-small/valid.csv"
+_chexpert = faults_of("chexpert")
 CHEXPERT: list[Fault] = [
     _chexpert("missing table", on(VALID, Path.unlink), "error", "has no valid.csv", "--option splits=hashed"),
     _chexpert("unknown label", on(TRAIN, set_field, "Edema", "2"), "error", "row 2: Edema = '2'", "mend the row"),
@@ -51,7 +40,13 @@ CHEXPERT: list[Fault] = [
     _chexpert("bad age", on(TRAIN, set_field, "Age", "old"), "warning", "age that is no number", "mend the row"),
     _chexpert("duplicate row", on(TRAIN, repeat_row), "error", "row given twice", "remove the second row"),
     _chexpert("patient in two splits", _patient_in_both, "error", "patient.* is in several splits", "remove the rows"),
-    _chexpert("No Finding beside a finding", _sick_and_healthy, "error", "No Finding beside a finding", "mend the row"),
+    _chexpert(
+        "No Finding beside a finding",
+        on(TRAIN, set_fields, "No Finding", "Edema", value="1.0"),
+        "error",
+        "No Finding beside a finding",
+        "mend the row",
+    ),
     _chexpert("missing picture", on_picture(".jpg", Path.unlink), "error", "no picture of this name", "archive"),
     _chexpert(
         "orphan picture", add_stray("view9_frontal.jpg", ".jpg"), "warning", "no row of the table names", "take it away"
@@ -60,10 +55,6 @@ CHEXPERT: list[Fault] = [
         "leak", repeat_picture(".jpg", first=0, second=-1), "error", "in several splits: a leak", "whose picture"
     ),
 ]
-
-
-def _plus(name, damage, level, what, mend, **more) -> Fault:
-    return Fault(name, "chexpert_plus", damage, level, what, mend, **more)
 
 
 def _silence(root: Path) -> None:
@@ -78,6 +69,7 @@ def _label(text: str) -> Callable[[Path], None]:
 
 
 PLUS, IMPRESSION = "df_chexpert_plus_240401.csv", "chexbert_labels/impression_fixed.json"
+_plus = faults_of("chexpert_plus")
 CHEXPERT_PLUS: list[Fault] = [
     _plus("unknown split", on(PLUS, set_field, "split", "dev"), "error", "row 2: split = 'dev'", "mend the row"),
     _plus(
@@ -109,10 +101,6 @@ CHEXPERT_PLUS: list[Fault] = [
 ]
 
 
-def _padchest(name, damage, level, what, mend, **more) -> Fault:
-    return Fault(name, "padchest", damage, level, what, mend, **more)
-
-
 def _two_patients_of_a_study(root: Path) -> None:
     def change(rows: list[list[str]]) -> None:
         study, patient = rows[0].index("StudyID"), rows[0].index("PatientID")
@@ -123,6 +111,7 @@ def _two_patients_of_a_study(root: Path) -> None:
 
 
 PADCHEST = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz"
+_padchest = faults_of("padchest")
 PADCHEST_FAULTS: list[Fault] = [
     _padchest("malformed labels", on(PADCHEST, set_field, "Labels", "['normal'"), "error", "not the text of a", "mend"),
     _padchest("unknown label", on(PADCHEST, set_field, "Labels", "['gota']"), "error", "row 2: label 'gota'", "mend"),
@@ -146,10 +135,6 @@ PADCHEST_FAULTS: list[Fault] = [
 ]
 
 
-def _vindr(name, damage, level, what, mend, options=None, **more) -> Fault:
-    return Fault(name, "vindr", damage, level, what, mend, options or {}, **more)
-
-
 def _on_box(column: str, value: str) -> Callable[[Path], None]:
     """Set a field of the first row that has a box."""
 
@@ -163,12 +148,8 @@ def _on_box(column: str, value: str) -> Callable[[Path], None]:
     return damage
 
 
-def _sick_and_without_finding(root: Path) -> None:
-    for finding in ("No finding", "Edema"):
-        set_field(root / LABELS, finding, "1")
-
-
 LABELS, BOXES = "annotations/image_labels_train.csv", "annotations/annotations_train.csv"
+_vindr = faults_of("vindr")
 VINDR: list[Fault] = [
     _vindr("missing table", on(BOXES, Path.unlink), "error", "has no.*annotations_train.csv", "fetch"),
     _vindr("missing part", on("annotations/image_labels_test.csv", Path.unlink), "error", "this part was not", "fetch"),
@@ -180,7 +161,13 @@ VINDR: list[Fault] = [
     _vindr("empty box", _on_box("x_max", "-5"), "error", "an empty box|outside the picture", "mend the row"),
     _vindr("box without an edge", _on_box("y_max", ""), "error", "a box without four edges", "mend the row"),
     _vindr("box for no row", _on_box("image_id", "f" * 32), "error", "boxes of an image that the image lab", "fetch"),
-    _vindr("No finding beside a finding", _sick_and_without_finding, "warning", "'No finding' beside", "mend"),
+    _vindr(
+        "No finding beside a finding",
+        on(LABELS, set_fields, "No finding", "Edema", value="1"),
+        "warning",
+        "'No finding' beside",
+        "mend",
+    ),
     _vindr("missing reader", on(LABELS, remove_row), "warning", "not read by three readers", "fetch"),
     _vindr("missing picture", on_picture(".dicom", Path.unlink), "error", "no picture of this name", "fetch train/"),
     _vindr("orphan picture", add_stray("0a.dicom", ".dicom"), "warning", "a picture that no table names", "remove"),

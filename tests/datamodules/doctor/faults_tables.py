@@ -19,9 +19,11 @@ from tests.datamodules.doctor.damage import (
     repeat_row,
     set_column,
     set_field,
+    set_fields,
 )
-from tests.datamodules.doctor.faults import Fault, add_stray, on_picture, pictures, repeat_picture
+from tests.datamodules.doctor.faults import Fault, add_stray, faults_of, on, on_picture, pictures, repeat_picture
 
+CONTRADICTORY = ("No Finding", "Edema")
 FETCH = "fetch (it|the|this)"
 # Layout → its main table, a column that the reader needs, options of the writer.
 TABLES: dict[str, tuple[str, str, dict]] = {
@@ -34,11 +36,6 @@ TABLES: dict[str, tuple[str, str, dict]] = {
     "table": ("studies.csv", "patient", {}),
     "vindr": ("annotations/annotations_train.csv", "class_name", {}),
 }
-
-
-def on(file: str, change: Callable[..., object], *values: str, **more) -> Callable[[Path], None]:
-    """Apply a change to one file of the folder."""
-    return lambda root: change(root / file, *values, **more)  # type: ignore[func-returns-value]
 
 
 def _every_table() -> list[Fault]:
@@ -102,11 +99,6 @@ def _other_patients_split(root: Path) -> None:
     edit_rows(path, change)
 
 
-def _no_finding_and_edema(root: Path) -> None:
-    for finding in ("No Finding", "Edema"):
-        set_column(root / "mimic-cxr-2.0.0-chexpert.csv.gz", finding, "1.0")
-
-
 def _orphan_report(root: Path) -> None:
     path = next((root / "files").rglob("s*.txt"))
     shutil.copy(path, path.with_name("s59999999.txt"))
@@ -117,14 +109,11 @@ CHEXPERT = "mimic-cxr-2.0.0-chexpert.csv.gz"
 FOLDER = {"reports": "folder"}
 
 
-def _mimic(name, damage, level, what, mend, options=None) -> Fault:
-    return Fault(name, "mimic_cxr", damage, level, what, mend, options or {}, {"section": "first"})
-
-
 def _report(change: Callable[[Path], object]) -> Callable[[Path], None]:
     return lambda root: change(sorted((root / "files").rglob("s*.txt"))[0])  # type: ignore[func-returns-value]
 
 
+_mimic = faults_of("mimic_cxr", read={"section": "first"})
 MIMIC: list[Fault] = [
     _mimic("missing table", on(SPLIT, Path.unlink), "error", "has no mimic-cxr-2.0.0-split.csv", "fetch"),
     _mimic("unknown split", on(SPLIT, set_field, "split", "dev"), "error", "row 2: split is 'dev'", "mend the row"),
@@ -143,7 +132,13 @@ MIMIC: list[Fault] = [
         "fetch the table",
     ),
     _mimic("odd view", on(METADATA, set_field, "ViewPosition", "SWIMMER"), "warning", "view unknown", "views"),
-    _mimic("No Finding beside a finding", _no_finding_and_edema, "warning", "No Finding beside", "look at the report"),
+    _mimic(
+        "No Finding beside a finding",
+        on(CHEXPERT, set_fields, *CONTRADICTORY, value="1.0"),
+        "warning",
+        "No Finding beside",
+        "look at the report",
+    ),
     _mimic(
         "missing picture", on_picture(".jpg", Path.unlink), "error", "left out: no picture of this name", "PhysioNet"
     ),
@@ -165,10 +160,6 @@ MIMIC: list[Fault] = [
 ]
 
 ENTRY, BOXES = "Data_Entry_2017_v2020.csv", "BBox_List_2017.csv"
-
-
-def _nih(name, damage, level, what, mend, **more) -> Fault:
-    return Fault(name, "nih", damage, level, what, mend, **more)
 
 
 def _box(x: str, *, image: str = "") -> Callable[[Path], None]:
@@ -198,6 +189,7 @@ def _empty_train(root: Path) -> None:
     edit_lines(root / "test_list.txt", lambda old: [*old, *lines])
 
 
+_nih = faults_of("nih")
 NIH: list[Fault] = [
     _nih("missing table", on(ENTRY, Path.unlink), "error", "has no Data_Entry_2017", "fetch", named=True),
     _nih(
@@ -266,12 +258,9 @@ def _replace(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
-def _openi(name, damage, level, what, mend, options=None, **more) -> Fault:
-    return Fault(name, "openi", damage, level, what, mend, options or {}, **more)
-
-
 KAGGLE = {"kaggle": True}
 REPORTS, PROJECTIONS = "indiana_reports.csv", "indiana_projections.csv"
+_openi = faults_of("openi")
 OPENI: list[Fault] = [
     _openi("cut archive", on("NLMCXR_reports.tgz", cut), "error", "not a readable tar archive", "fetch it again"),
     _openi("broken XML", _in_tgz(cut), "error", "1.xml is not readable XML", "fetch"),
@@ -296,18 +285,9 @@ OPENI: list[Fault] = [
 ]
 
 
-def _table(name, damage, level, what, mend, **more) -> Fault:
-    return Fault(name, "table", damage, level, what, mend, **more)
-
-
 def _two_patients_one_split(root: Path) -> None:
     other = {"train": "test", "test": "train", "validate": "train"}[get_field(root / CSV, "split")]
     set_field(root / CSV, "split", other)
-
-
-def _contradiction(root: Path) -> None:
-    for finding in ("No Finding", "Edema"):
-        set_field(root / CSV, finding, "1")
 
 
 def _same_file_twice(root: Path) -> None:
@@ -316,6 +296,7 @@ def _same_file_twice(root: Path) -> None:
 
 
 CSV = "studies.csv"
+_table = faults_of("table")
 TABLE: list[Fault] = [
     _table("missing table", on(CSV, Path.unlink), "error", "no layout knows", "--layout"),
     _table("unknown view", on(CSV, set_field, "view", "up"), "error", "row 2: view 'up'", "--option view_column="),
@@ -335,7 +316,13 @@ TABLE: list[Fault] = [
     ),
     _table("missing picture", on_picture(".png", Path.unlink), "error", "no file where the row names", "put the file"),
     _table("orphan picture", add_stray("stray.png", ".png"), "warning", "a picture that no row names", "remove"),
-    _table("contradictory labels", _contradiction, "warning", "No Finding beside a positive finding", "mend"),
+    _table(
+        "contradictory labels",
+        on(CSV, set_fields, *CONTRADICTORY, value="1"),
+        "warning",
+        "No Finding beside a positive finding",
+        "mend",
+    ),
     _table("no report", on(CSV, set_field, "report", ""), "warning", "no text in the row", "write its text"),
     _table("short report", on(CSV, set_field, "report", "Normal."), "warning", "fewer than 3 words", "read them"),
     _table("one report for all", on(CSV, set_column, "report", "No change at all."), "warning", "in 100%", "repeats"),
