@@ -18,7 +18,7 @@ LABEL_MENDS = {
     "padchest": "see what these rows have in the column Labels",
     "table": "fill the label columns of these rows in",
 }
-FETCH_LABELS = "fetch the label table again"
+FETCH_LABELS = "fetch the label table again where it is cut off"
 WITHOUT_LABELS = "a classifier cannot be trained on it, nor the findings of generated images be measured against it"
 NAME_LABELS = """name the columns of 1, 0, -1 or nothing: --option 'label_columns={"Edema": "oedema", ...}'"""
 LOOK = "look at these rows in the source, and mend or remove them"
@@ -96,13 +96,31 @@ def _images_of_a_study(published: dict[str, int]) -> int:
 
 
 def gaps(manifest: Manifest) -> list[Finding]:
-    """Rows, labels, views and texts that are missing or say nothing."""
-    return [*_splits(manifest), *_labels(manifest), *_views(manifest), *_reports(manifest)]
+    """Ids, rows, labels, views and texts that are missing, spoilt or say nothing."""
+    return [*_ids(manifest), *_splits(manifest), *_labels(manifest), *_views(manifest), *_reports(manifest)]
 
 
 def _remark(remark: Remark, prefix: str) -> Finding:
     mend = remark.mend or (LOOK if remark.level != "note" else "")
     return Finding(remark.level, f"{prefix}{remark.reason}", remark.count, remark.ids, mend)
+
+
+def _ids(manifest: Manifest) -> list[Finding]:
+    """Numbers that a spreadsheet or a table library rewrote."""
+    found = []
+    for column in ("patient_id", "study_id"):
+        ids = manifest.frame[column].drop_duplicates()
+        rounded = tuple(ids[ids.str.fullmatch(r"\d([.,]\d+)?[eE]\+?\d+")])
+        decimal = tuple(ids[ids.str.fullmatch(r"\d+\.0")])
+        if rounded:
+            what = f"{column} is a rounded number, which several may share: a spreadsheet saved the table"
+            mend = "fetch the table again, and open it in no spreadsheet, or import that column as text"
+            found.append(Finding("error", what, len(rounded), rounded, mend))
+        if decimal:
+            what = f"{column} ends in .0: it was saved as a number"
+            mend = "take the table as it is published, or write the ids as text: splits are drawn by them"
+            found.append(Finding("warning", what, len(decimal), decimal, mend))
+    return found
 
 
 def _splits(manifest: Manifest) -> list[Finding]:
