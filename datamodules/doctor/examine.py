@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shlex
 from collections import defaultdict
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from datamodules.layout_options import on_command_line
 from datamodules.layouts.source import as_path
 
 STATE = Path("runs/cache/doctor")
+NO_PICTURE = re.compile(r"none of the \d+ (pictures|images|rows) ")
+CHMOD = "chmod a+r the file, a+rx its folders"
 BEHIND = "A reader stops at its first error: mend this and run again, what is behind it has not been looked at"
 
 
@@ -48,6 +51,8 @@ def examine(
         KeyboardInterrupt: on Ctrl-C; the next call goes on.
     """
     place = as_path(root)
+    if layout not in ("phantom", "joined") and not recognise.readable(place):
+        return Diagnosis(root, layout or "", (Finding("error", f"{root} may not be read (permissions)", mend=CHMOD),))
     if layout not in ("phantom", "joined") and not place.exists():
         raise FileNotFoundError(f"{root} does not exist; name the folder, file or URL of the data set")
     guessed = layout is None
@@ -97,6 +102,14 @@ def _unrecognised(root: str, place: Path, names: list[str]) -> Finding:
         return Finding(
             "error", f"{root} is no data set, but holds some", len(below), tuple(below), "name one of these folders"
         )
+    around = recognise.above(place)
+    if around:
+        return Finding(
+            "error",
+            f"{root} is no data set, but lies in what looks like one",
+            ids=(around,),
+            mend="name that folder, or say with --layout what this one is",
+        )
     return Finding(
         "error",
         f"no layout knows {root}",
@@ -108,10 +121,12 @@ def _unreadable(error: Exception, *, guessed: bool) -> Finding:
     what, _, mend = str(error).rpartition("; ")
     if not what:
         what, mend = str(error), "mend what the message names, or fetch the file again"
+    elif NO_PICTURE.search(what) and "layout_options.images" not in mend:
+        mend = f"fetch or unpack the pictures there, or give --option images=false to read the tables alone; {mend}"
     if not isinstance(error, ValueError | OSError):
         what = f"{type(error).__name__}: {what}"
     if isinstance(error, PermissionError):
-        mend = "chmod a+r the file, a+rx its folders"
+        mend = CHMOD
     if guessed:
         mend += ", or say with --layout what it is if it is no table of your own"
     return Finding("error", what, mend=f"{mend}. {BEHIND}")

@@ -1,6 +1,7 @@
 """Which layout a folder, file or URL is."""
 
 import importlib
+import os
 import tarfile
 import zipfile
 import zlib
@@ -15,7 +16,9 @@ from datamodules.prepare import MANIFEST
 # `phantom` has no files, `joined` is asked for by name; `table` takes any single table, so it is asked last.
 LAST = "table"
 NAMES = (*(name for name in layouts.NAMES if name not in ("phantom", "joined", LAST)), LAST)
-MOST_CHILDREN = 50
+MOST_FOLDERS = 50
+# wget -r leaves MIMIC-CXR-JPG in physionet.org/files/mimic-cxr-jpg/2.1.0; a picture may lie four folders deep.
+DEEPEST = 4
 PLAN = "plan.json"  # prepare's first file, there before any shard
 # What a damaged file raises in the libraries that open it, where a reader has no words of its own for it.
 DAMAGE = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, tarfile.TarError, zlib.error, ParseError)
@@ -29,8 +32,10 @@ def module(layout: str) -> ModuleType:
 def recognise(root: Path) -> list[str]:
     """The layouts that take `root` for theirs, most specific first; `table` only where no other does.
 
-    None takes what `prepare` wrote, though a manifest is a table.
+    None takes what `prepare` wrote, though a manifest is a table, nor what may not be read.
     """
+    if not readable(root):
+        return []
     found: list[str] = []
     damaged: list[str] = []
     for name in NAMES:
@@ -43,6 +48,20 @@ def recognise(root: Path) -> list[str]:
             # Its file is there and cannot be looked into: reading it will say why.
             damaged.append(name)
     return found or damaged
+
+
+def readable(root: Path) -> bool:
+    """Whether a local folder may be listed and its files looked at; True of a file or URL, whose reader will say."""
+    if "://" in str(root):
+        return True
+    try:
+        if root.is_dir():
+            # The one needs leave to read the folder, the other to search it.
+            os.listdir(root)
+            os.stat(f"{root}/.")
+    except PermissionError:
+        return False
+    return True
 
 
 def prepared(root: Path) -> Path | None:
@@ -69,11 +88,35 @@ def needs(names: tuple[str, ...] | list[str] = NAMES) -> str:
 
 
 def below(root: Path) -> list[str]:
-    """Folders directly under `root` that are a data set: a user often names the folder above."""
-    if not root.is_dir():
+    """Folders under `root` that are a data set, of the level that has some: a user often names a folder too high."""
+    level, looked = [root], 0
+    for _ in range(DEEPEST):
+        level = [child for folder in level for child in _folders(folder)][: MOST_FOLDERS - looked]
+        looked += len(level)
+        sets = [f"{child} ({', '.join(found)})" for child in level if (found := recognise(child))]
+        if sets or not level:
+            return sets
+    return []
+
+
+def above(root: Path) -> str:
+    """The nearest folder above a local root that is a data set, else "": a user often names the pictures' folder.
+
+    Of a table only the folder beside it counts: any folder of one's own may have a table somewhere above.
+    """
+    if "://" in str(root):
+        return ""
+    for distance, parent in enumerate(list(root.absolute().parents)[:DEEPEST]):
+        found = recognise(parent)
+        if found and (found != [LAST] or distance == 0):
+            return f"{parent} ({', '.join(found)})"
+    return ""
+
+
+def _folders(folder: Path) -> list[Path]:
+    if not readable(folder) or not folder.is_dir():
         return []
-    folders = [child for child in sorted(root.iterdir(), key=str) if child.is_dir()][:MOST_CHILDREN]
-    return [f"{child} ({', '.join(found)})" for child in folders if (found := recognise(child))]
+    return [child for child in sorted(folder.iterdir(), key=str) if child.is_dir() and not child.name.startswith(".")]
 
 
 def _first_line(name: str) -> str:

@@ -61,7 +61,7 @@ def recognise(root: Path) -> bool:
         return False
     with file.open("rb") as raw:
         source = gzip.GzipFile(fileobj=raw) if file.name.endswith(".gz") else raw
-        line = source.readline(1000).decode(errors="replace")
+        line = source.readline(1000).decode("utf-8-sig", errors="replace")
     return {"image_id", "class_name", "rad_id", *EDGES} <= set(line.strip().split(","))
 
 

@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -185,6 +187,33 @@ def test_what_prepare_wrote_is_no_data_set(root, tmp_path, capsys):
     # Shards beside the data set's own files leave it what it is.
     shutil.copy(root / "studies.csv", shards)
     assert recognise(shards) == ["table"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+def test_folders_that_may_not_be_read(tmp_path, request):
+    # Not under pytest's folder, which nobody else may enter.
+    base = Path(tempfile.mkdtemp())
+    request.addfinalizer(lambda: shutil.rmtree(base))
+    # The last that is added is the first to run.
+    request.addfinalizer(lambda: os.seteuid(0))
+    (base / "x" / "y").mkdir(parents=True)
+    (base / "x" / "y" / "a.txt").write_text("a")
+    base.chmod(0o755)
+
+    def told(place: Path, *, x: int, y: int) -> str:
+        os.seteuid(0)
+        (base / "x").chmod(x)
+        (base / "x" / "y").chmod(y)
+        os.seteuid(65534)
+        (finding,) = examine(str(place), state=tmp_path / "none").findings
+        return finding.what
+
+    denied = f"{base / 'x' / 'y'} may not be read (permissions)"
+    assert [told(base / "x" / "y", x=0o755, y=mode) for mode in (0o000, 0o444, 0o711)] == [denied] * 3
+    assert told(base / "x" / "y", x=0o000, y=0o755) == denied
+    # Nothing is said of a folder above or below that may not be looked into.
+    assert told(base / "x", x=0o755, y=0o000) == f"no layout knows {base / 'x'}"
+    assert told(base / "x" / "y", x=0o711, y=0o755) == f"no layout knows {base / 'x' / 'y'}"
 
 
 def test_text_only_sets_have_no_pass(root, tmp_path, capsys):
