@@ -72,6 +72,9 @@ def main(args: Sequence[str] | None = None) -> int:
         return run(given)
     except (ValueError, FileNotFoundError, ImportError) as error:
         print(f"error: {on_command_line(str(error))}", file=sys.stderr)
+    except BrokenPipeError:
+        # `... | head` has read enough; what Python still holds for it has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         # A full disk, a lost mount, a folder that may not be written.
         print(f"error: {error}; see to the disk or the permissions{kept}", file=sys.stderr)

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -154,6 +156,13 @@ def test_what_the_machine_does_is_said_without_a_traceback(root, tmp_path, capsy
     assert "a worker process was killed, most often because memory ran out; take fewer" in capsys.readouterr().err
     for name in ("out", "other"):
         assert main([*command, str(tmp_path / name)]) == 0
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(root):
+    command = f"set -o pipefail; {sys.executable} -m datamodules doctor {root} | true"
+    ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert "Traceback" not in ran.stderr
+    assert "error:" not in ran.stderr
 
 
 def test_phantoms_are_meant_by_their_number_whatever_the_environment_holds(root, tmp_path, capsys, monkeypatch):
