@@ -1,7 +1,8 @@
-"""Small pictures of one grey level each, and the manifest of them."""
+"""Small pictures of one grey level each, and the manifest or the table of them."""
 
 from pathlib import Path
 
+import pandas as pd
 from PIL import Image
 
 from datamodules.manifest import Manifest, make_manifest
@@ -22,3 +23,21 @@ def manifest_of(paths: list) -> Manifest:
         [{"image": str(p), "image_id": f"i{n}", "patient_id": f"p{n}", "split": "train"} for n, p in enumerate(paths)],
         source="x",
     )
+
+
+def write_table(folder: Path, columns: dict[str, list[str]], *, side: int) -> Path:
+    """A folder of studies.csv and its pictures r0.png, r1.png, ... of grey level 10 × number, one patient each.
+
+    Args:
+        folder: a new one.
+        columns: further columns of the table, all of as many values as there shall be rows.
+        side: of the pictures.
+    """
+    folder.mkdir()
+    count = len(next(iter(columns.values())))
+    for n in range(count):
+        Image.new("L", (side, side), 10 * n).save(folder / f"r{n}.png")
+    names = {"image": "r{}.png", "report": "report {}", "patient": "p{}"}
+    table = {column: [name.format(n) for n in range(count)] for column, name in names.items()}
+    pd.DataFrame(table | columns).to_csv(folder / "studies.csv", index=False)
+    return folder

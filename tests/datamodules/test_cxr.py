@@ -6,30 +6,25 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from PIL import Image
+from lightning.pytorch import LightningModule
 
 from datamodules.cxr import CXRDataModule
 from datamodules.images import read_masks
 from datamodules.manifest import Manifest
 from datamodules.reports.labels import FINDINGS
+from tests.datamodules.pictures import write_table
+from tests.datamodules.trainers import quiet_trainer
 
 
 @pytest.fixture
 def root(tmp_path):
     """24 images, each of one grey level that is 10 × its number; rows 0-15 train, 16-19 validate, 20-23 test."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    rows = []
-    for n in range(24):
-        Image.new("L", (8, 8), 10 * n).save(folder / f"r{n}.png")
-        split = "train" if n < 16 else "validate" if n < 20 else "test"
-        view = "LATERAL" if n in (3, 21) else "PA"
-        edema = {0: "-1", 1: "1", 2: "0"}.get(n, "")
-        rows.append((f"r{n}.png", f"report {n}", f"p{n}", split, view, edema))
-    columns = ["image", "report", "patient", "split", "view", "Edema"]
-    pd.DataFrame(rows, columns=columns).to_csv(folder / "studies.csv", index=False)
-    return folder
+    columns = {
+        "split": ["train"] * 16 + ["validate"] * 4 + ["test"] * 4,
+        "view": ["LATERAL" if n in (3, 21) else "PA" for n in range(24)],
+        "Edema": ["-1", "1", "0"] + [""] * 21,
+    }
+    return write_table(tmp_path / "data", columns, side=8)
 
 
 @pytest.fixture
@@ -149,17 +144,7 @@ class Recorder(LightningModule):
 
 def test_trainer_runs_all_loops(make, tmp_path, capsys):
     model, data = Recorder(), make()
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=2,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        default_root_dir=tmp_path,
-    )
+    trainer = quiet_trainer(tmp_path, max_epochs=2)
     trainer.fit(model, datamodule=data)
     first, second = (
         [i for batch in part for i in batch] for part in (model.seen["train"][:4], model.seen["train"][4:])

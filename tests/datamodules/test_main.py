@@ -7,28 +7,21 @@ import subprocess
 import sys
 
 import numpy as np
-import pandas as pd
 import pytest
-from PIL import Image
 
 from datamodules import prepare as prepare_module
 from datamodules import shard_writer
 from datamodules.__main__ import main
 from datamodules.cxr import CXRDataModule
 from datamodules.shards import ShardStore
+from tests.datamodules.pictures import write_table
 
 
 @pytest.fixture
 def root(tmp_path):
     """24 images, each of one grey level that is 10 × its number; every fourth is a lateral."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    rows = []
-    for n in range(24):
-        Image.new("L", (16, 16), 10 * n).save(folder / f"r{n}.png")
-        rows.append((f"r{n}.png", f"report {n}", f"p{n}", "LATERAL" if n % 4 == 0 else "PA"))
-    pd.DataFrame(rows, columns=["image", "report", "patient", "view"]).to_csv(folder / "studies.csv", index=False)
-    return folder
+    views = ["LATERAL" if n % 4 == 0 else "PA" for n in range(24)]
+    return write_table(tmp_path / "data", {"view": views}, side=16)
 
 
 def test_phantoms_on_disk_are_the_phantoms_in_memory(tmp_path, capsys):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from PIL import Image
 
 from datamodules.cxr import CXRDataModule
@@ -16,6 +16,7 @@ from datamodules.manifest import Box, Manifest, encode_boxes, make_manifest
 from datamodules.prepare import prepare
 from datamodules.reports.labels import FINDINGS
 from datamodules.rows import RowTable, write_rows
+from tests.datamodules.trainers import quiet_trainer
 
 EFFUSION, EDEMA = FINDINGS.index("Pleural Effusion"), FINDINGS.index("Edema")
 
@@ -204,17 +205,7 @@ class Seen(LightningModule):
 
 def fit(data, tmp_path):
     model = Seen()
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=2,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        default_root_dir=tmp_path,
-    )
-    trainer.fit(model, datamodule=data)
+    quiet_trainer(tmp_path, max_epochs=2).fit(model, datamodule=data)
     return model.batches
 
 
