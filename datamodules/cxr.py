@@ -16,9 +16,10 @@ from datamodules.augment import augment, mirror
 from datamodules.dataset import CXRDataset
 from datamodules.loader import BatchLoader, batches_done
 from datamodules.manifest import SCHEMA, Batch, Manifest
+from datamodules.options import check_names, check_numbers
 from datamodules.prepared import fetch_manifest, positions
 from datamodules.prompts import with_prompts
-from datamodules.reports.labels import SPLITS, VIEWS, UncertainPolicy
+from datamodules.reports.labels import SPLITS, UncertainPolicy
 from datamodules.resized import key_here, open_resized, resize, resized_folder
 from datamodules.rows import RowTable, write_rows
 from datamodules.samplers import EvalSampler, TrainSampler, long_tail_weights
@@ -56,9 +57,14 @@ class CXRDataModule(LightningDataModule):
         limit: train on this many rows only, drawn by seed (few-shot); a smaller limit takes a subset of a larger one.
         balance: 0 trains on each row once an epoch; up to 1, rows with rare findings are drawn more often, see
             `datamodules.samplers.long_tail_weights`.
-        augment: strength of small shifts, zooms and contrast changes of training images, see `datamodules.augment`.
-        mirror: share of training images that are mirrored, with left and right exchanged in their reports.
+        augment: strength (0 to 6) of small shifts, zooms and contrast changes of training images, see
+            `datamodules.augment`.
+        mirror: share (0 to 1) of training images that are mirrored, with left and right exchanged in their reports.
         predict_splits: the splits that `predict` goes through, in the order of the manifest.
+
+    Raises:
+        ValueError: for a number outside its range or a name that does not exist, see `datamodules.options`; for augment
+            or mirror with a cache.
     """
 
     def __init__(
@@ -89,13 +95,9 @@ class CXRDataModule(LightningDataModule):
         predict_splits: list[str] | None = None,
     ) -> None:
         super().__init__()
-        for name, value in {"size": size, "batch_size": batch_size, "limit": 1 if limit is None else limit}.items():
-            if value < 1:
-                raise ValueError(f"data.init_args.{name} is {value}; expected at least 1")
-        for what, names, known in (("views", views, VIEWS), ("predict_splits", predict_splits, SPLITS)):
-            wrong = sorted(set(names or ()) - set(known))
-            if wrong:
-                raise ValueError(f"data.init_args.{what}: {wrong[0]!r} does not exist; expected of {list(known)}")
+        check_numbers(size=size, batch_size=batch_size, limit=limit, num_workers=num_workers)
+        check_numbers(balance=balance, augment=augment, mirror=mirror)
+        check_names(views=views, predict_splits=predict_splits)
         cached = [name for name, path in (("tokens", tokens), ("clues", clues)) if path]
         if (augment or mirror) and cached:
             raise ValueError(
