@@ -1,5 +1,6 @@
 """CXRDataModule: a manifest, its resized images, its cached codes and clues, served as batches to every stage."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from datamodules.reports.labels import SPLITS, UncertainPolicy
 from datamodules.resized import key_here, open_resized, resize, resized_folder
 from datamodules.rows import RowTable, write_rows
 from datamodules.samplers import EvalSampler, TrainSampler, long_tail_weights
-from datamodules.selection import select
+from datamodules.selection import select, split_rows
 from datamodules.shards import ShardStore, images_digest, phantom_code
 from datamodules.tokens import TokenCache, write_clues, write_tokens
 
@@ -211,19 +212,18 @@ class CXRDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Read the layout, resize its images once, keep the manifest with its drops; on one rank of a node."""
-        manifest = self.manifest
-        digest = manifest.digest()
-        write_rows(manifest, self._rows_path(digest))
+        manifest, digest = self.manifest, self._digest[:12]
+        self._row_table()
         if self._resizes():
             resize(manifest, size=self.size, cache_dir=self.cache_dir)
-        path = self.cache_dir / f"manifest-{digest[:12]}.parquet"
+        path = self.cache_dir / f"manifest-{digest}.parquet"
         # Equal rows may stand beside other drops: the ledger is always this run's.
         manifest.save_ledger(path)
         if self.shards is None and not path.is_file():
             manifest.save(path)
         counts = ", ".join(f"{split} {int((manifest.frame['split'] == split).sum())}" for split in SPLITS)
         dropped = "; ".join(f"{drop.count} × {drop.reason}" for drop in manifest.drops) or "nothing"
-        print(f"data: {manifest.source} {self.size} px: {counts}; digest {digest[:12]}; dropped: {dropped}", flush=True)
+        print(f"data: {manifest.source} {self.size} px: {counts}; digest {digest}; dropped: {dropped}", flush=True)
 
     def setup(self, stage: str) -> None:
         """Open the caches, so that a wrong one is refused before anything starts."""
@@ -286,19 +286,15 @@ class CXRDataModule(LightningDataModule):
 
     def _rows(self, *splits: str) -> np.ndarray:
         """Int64: the rows of the manifest in these splits, for training those within the limit."""
-        frame = self.manifest.frame
-        chosen = np.flatnonzero(frame["split"].isin(splits).to_numpy())
-        if splits == ("train",) and self.limit is not None:
-            chosen = np.sort(np.random.default_rng(self.seed).permutation(chosen)[: self.limit])
-        if not len(chosen):
-            counts = {split: int((frame["split"] == split).sum()) for split in SPLITS}
-            raise ValueError(
-                f"layout {self.manifest.source}: no rows in {' or '.join(splits)}; the splits hold {counts}"
-            )
-        return chosen
+        return split_rows(self.manifest, splits, limit=self.limit, seed=self.seed)
 
-    def _rows_path(self, digest: str) -> Path:
-        return self.cache_dir / f"rows-{key_here(self.manifest, digest)[:24]}.arrow"
+    @functools.cached_property
+    def _digest(self) -> str:
+        return self.manifest.digest()
+
+    def _row_table(self) -> RowTable:
+        # prepare_data writes it; without a trainer it is written when it is first asked for.
+        return write_rows(self.manifest, self.cache_dir / f"rows-{key_here(self.manifest, self._digest)[:24]}.arrow")
 
     def _resizes(self) -> bool:
         """Whether images are resized here: to be served, or because codes of them were made from what is there."""
@@ -340,8 +336,7 @@ class CXRDataModule(LightningDataModule):
 
     def _dataset(self, *splits: str, masks: bool = False) -> CXRDataset:
         if self._table is None:
-            # prepare_data wrote it; without a trainer it is written here.
-            self._table = write_rows(self.manifest, self._rows_path(self.manifest.digest()))
+            self._table = self._row_table()
         caches, (shards, store_rows) = self._load_caches(), self._open_shards()
         store = (shards if shards is not None else "files") if self.images else None
         return CXRDataset(

@@ -1,4 +1,4 @@
-"""Which rows of a manifest are served, and in the ledger why the others are not."""
+"""Which rows of a manifest are served, in the ledger why the others are not, and which rows a split has."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from datamodules.manifest import Manifest, Remark
+from datamodules.reports.labels import SPLITS
 
 
 def select(
@@ -48,3 +49,25 @@ def select(
         )
     kept = frame.index.to_numpy(dtype=np.int64)
     return dataclasses.replace(source, frame=frame.reset_index(drop=True), drops=tuple(drops)), kept
+
+
+def split_rows(manifest: Manifest, splits: Sequence[str], *, limit: int | None, seed: int) -> np.ndarray:
+    """Int64 [N]: the rows that are in these splits, in order; of train alone those within the limit.
+
+    Args:
+        manifest: what is served.
+        splits: names of splits.
+        limit: most rows of train, drawn by seed so that a smaller limit takes a subset of a larger one; None takes all.
+        seed: of that draw.
+
+    Raises:
+        ValueError: when there is none, with what the splits hold.
+    """
+    column = manifest.frame["split"]
+    chosen = np.flatnonzero(column.isin(splits).to_numpy())
+    if tuple(splits) == ("train",) and limit is not None:
+        chosen = np.sort(np.random.default_rng(seed).permutation(chosen)[:limit])
+    if not len(chosen):
+        counts = {split: int((column == split).sum()) for split in SPLITS}
+        raise ValueError(f"layout {manifest.source}: no rows in {' or '.join(splits)}; the splits hold {counts}")
+    return chosen

@@ -160,6 +160,16 @@ def test_trainer_runs_all_loops(make, tmp_path, capsys):
     assert [Manifest.load(p).digest() for p in saved] == [data.manifest.digest()]
 
 
+def test_all_rows_are_hashed_once(make, monkeypatch):
+    calls, hash_rows = [], pd.util.hash_pandas_object
+    monkeypatch.setattr(pd.util, "hash_pandas_object", lambda *a, **k: calls.append(len(a[0])) or hash_rows(*a, **k))
+    data = make()
+    data.prepare_data()
+    next(iter(data.train_dataloader()))
+    next(iter(data.val_dataloader()))
+    assert calls == [24]
+
+
 def test_codes_and_clues_come_by_image_id(make, tmp_path):
     plain = make(images=False)
     ids = list(plain.source.frame["image_id"])[::-1]

@@ -3,7 +3,7 @@
 import pytest
 
 from datamodules.manifest import Remark, make_manifest
-from datamodules.selection import select
+from datamodules.selection import select, split_rows
 
 
 def source():
@@ -42,3 +42,19 @@ def test_texts():
     reasons = {d.reason: d.ids for d in manifest.drops}
     assert reasons["no report"] == ("i3",)
     assert reasons["another image of a study that is served as text"] == ("i1",)
+
+
+def test_rows_of_a_split_and_the_limit_of_train():
+    rows = [{"image": "a.png", "image_id": f"i{n}", "patient_id": f"p{n}", "split": "train"} for n in range(20)]
+    rows.append({"image": "b.png", "image_id": "v", "patient_id": "v", "split": "validate"})
+    manifest = make_manifest(rows, source="x")
+    assert split_rows(manifest, ["train"], limit=None, seed=0).tolist() == list(range(20))
+    few, more = (split_rows(manifest, ["train"], limit=n, seed=1).tolist() for n in (3, 9))
+    assert len(few) == 3
+    assert set(few) < set(more)
+    assert more == sorted(more)
+    assert split_rows(manifest, ["train"], limit=3, seed=2).tolist() != few
+    assert len(split_rows(manifest, ["validate", "train"], limit=3, seed=0)) == 21
+    message = r"layout x: no rows in test; the splits hold {'train': 20, 'validate': 1, 'test': 0}"
+    with pytest.raises(ValueError, match=message):
+        split_rows(manifest, ["test"], limit=None, seed=0)
