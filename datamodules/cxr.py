@@ -252,10 +252,16 @@ class CXRDataModule(LightningDataModule):
         return self._eval_loader(*self.predict_splits)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Change training images at random, on the device; what happens depends on (seed, epoch, image) alone."""
+        """Change training images at random, on the device.
+
+        What happens depends on (seed, epoch, image) alone, and on which draw of the image it is where `balance` repeats
+        it within an epoch: repeats that are changed alike would be copies.
+        """
         trainer = self.trainer
         if trainer is not None and trainer.training and (self.augment or self.mirror) and "image" in batch:
             keys = [f"{self.seed}/{trainer.current_epoch}/{image_id}" for image_id in batch["image_id"]]
+            if "draw" in batch:
+                keys = [f"{key}/{n}" if n else key for key, n in zip(keys, batch["draw"], strict=True)]
             if self.augment:
                 batch["image"] = augment(batch["image"], keys=keys, strength=self.augment)
             if self.mirror:

@@ -54,8 +54,12 @@ class BatchLoader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        self.step = self.sampler.first_step() if isinstance(self.sampler, TrainSampler) else 0
+        train = self.sampler if isinstance(self.sampler, TrainSampler) else None
+        self.step = 0 if train is None else train.first_step()
+        draws = None if train is None or train.weights is None else train.draws()
         for batch in self.loader:
+            if draws is not None:
+                batch["draw"] = next(draws)
             self.step += 1
             yield batch
 

@@ -43,6 +43,7 @@ class Batch(TypedDict):
     codes: NotRequired["torch.Tensor"]  # int64 [B,h,w], with a token cache
     clues: NotRequired["torch.Tensor"]  # int64 [B,K,2] of (code, grid position = row * w + column), -1 = padding
     masks: NotRequired["torch.Tensor"]  # bool [B,14,H,W], where each finding is; all False where that is not known
+    draw: NotRequired[list[int]]  # of training rows with `balance`: how often this epoch has drawn the row before
 
 
 @dataclasses.dataclass(frozen=True)

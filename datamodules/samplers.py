@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sized
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch.utils.data import DistributedSampler
 
@@ -23,7 +24,7 @@ class TrainSampler(DistributedSampler):
     weighs up to 1 / batch_size more. Two cases are not exact: a data set smaller than world is wrapped around, so that
     each rank has one row; and batches grow by a row where else a rank would have none.
 
-    With weights, rows are drawn with replacement instead, N of them an epoch.
+    With weights, rows are drawn with replacement instead, N of them an epoch; `draws` tells a row's draws apart.
 
     Args:
         dataset: anything with a length of at least 1.
@@ -72,10 +73,17 @@ class TrainSampler(DistributedSampler):
         return 0
 
     def __iter__(self) -> Iterator[list[int]]:
+        yield from self._batches(self.order())
+
+    def draws(self) -> Iterator[list[int]]:
+        """Beside each batch of the iteration: how often the epoch's order has had each row before, over all ranks."""
         order = self.order()
-        bounds = np.arange(self.steps + 1) * len(order) // self.steps
+        yield from self._batches(pd.Series(order).groupby(order).cumcount().to_numpy())
+
+    def _batches(self, values: np.ndarray) -> Iterator[list[int]]:
+        bounds = np.arange(self.steps + 1) * len(values) // self.steps
         for step in range(self.first_step(), self.steps):
-            yield order[bounds[step] + self.rank : bounds[step + 1] : self.num_replicas].tolist()
+            yield values[bounds[step] + self.rank : bounds[step + 1] : self.num_replicas].tolist()
 
     def __len__(self) -> int:
         return self.steps

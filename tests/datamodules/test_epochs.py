@@ -13,6 +13,7 @@ from tests.chain import ROOT
 from tests.datamodules.pictures import write_pictures
 
 ROWS = 37  # divides by nothing
+RARE = (10, 11, 12)  # rows of a rare finding; their grey is far from black and white, where changes would be cut off
 
 
 @pytest.fixture(scope="module")
@@ -22,15 +23,25 @@ def root(tmp_path_factory):
     rows += [(p.name, "report", f"v{n}", "validate") for n, p in enumerate(write_pictures(folder / "v", 4))]
     frame = pd.DataFrame(rows, columns=["image", "report", "patient", "split"])
     frame.loc[ROWS:, "image"] = "v/" + frame["image"]
+    frame["Edema"] = [str(int(n in RARE)) for n in range(len(frame))]
     frame.to_csv(folder / "t.csv", index=False)
     return folder
 
 
 def run(
-    root: Path, out: Path, *, devices: int, batch: int, workers: int = 0, die_at: int = -1, save_first: bool = False
+    root: Path,
+    out: Path,
+    *,
+    devices: int,
+    batch: int,
+    workers: int = 0,
+    die_at: int = -1,
+    save_first: bool = False,
+    **more: float,
 ) -> int:
     out.mkdir(exist_ok=True)
     options = {"root": root, "out": out, "devices": devices, "batch-size": batch, "workers": workers, "die-at": die_at}
+    options |= more
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     arguments += ["--save-first"] if save_first else []
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
@@ -96,3 +107,21 @@ def test_a_checkpoint_in_the_middle_of_a_step_does_not_skip_its_batch(root, tmp_
     run(root, tmp_path / "cut", devices=1, batch=8, workers=workers, die_at=7, save_first=True)
     run(root, tmp_path / "cut", devices=1, batch=8, workers=workers)
     assert seen(tmp_path / "cut", ranks=1) == seen(tmp_path / "whole", ranks=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_repeated_rows_are_changed_alike_on_any_ranks_and_after_a_kill(root, tmp_path, workers):
+    options = {"balance": 1.0, "augment": 1.0, "workers": workers}
+    run(root, tmp_path / "one", devices=1, batch=8, **options)
+    one = seen(tmp_path / "one", ranks=1)
+    shown = [text for text in rows_of(one, epoch=0) if int(text.split()[0]) in RARE]
+    assert len(set(shown)) == len(shown) > 10  # three rows, but each time another picture
+    assert run(root, tmp_path / "cut", devices=1, batch=8, die_at=7, **options) != 0
+    run(root, tmp_path / "cut", devices=1, batch=8, **options)
+    assert seen(tmp_path / "cut", ranks=1) == one
+    run(root, tmp_path / "two", devices=2, batch=4, **options)
+    two = seen(tmp_path / "two", ranks=2)
+    for epoch, step, _ in one:
+        assert sorted(two[epoch, step, 0] + two[epoch, step, 1]) == sorted(one[epoch, step, 0])

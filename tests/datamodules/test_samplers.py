@@ -129,6 +129,30 @@ def test_long_tail_weights_by_hand():
         long_tail_weights(labels, power=2)
 
 
+@given(
+    rows=st.integers(6, 60),
+    world=st.integers(1, 3),
+    batch=st.integers(1, 4),
+    epoch=st.integers(0, 2),
+    step=st.integers(0, 9),
+)
+def test_draws_of_a_row_are_counted_over_all_ranks_and_through_a_resume(rows, world, batch, epoch, step):
+    options = {"epoch": epoch, "weights": np.arange(1.0, rows + 1) ** 2}
+    one = train(rows, batch=batch * world, **options)
+    order = one.order().tolist()
+    expected = [(row, order[:place].count(row)) for place, row in enumerate(order)]
+    assert len(set(expected)) == rows
+    assert [p for part in zip(one, one.draws(), strict=True) for p in zip(*part, strict=True)] == expected
+    found, state = [], one.state(step=min(step, len(one) - 1))
+    for rank in range(world):
+        sampler = train(rows, batch=batch, rank=rank, world=world, **options)
+        if len(sampler) == len(one):
+            sampler.resume(state)
+        found += [p for part in zip(sampler, sampler.draws(), strict=True) for p in zip(*part, strict=True)]
+    done = len(order) * state["step"] // len(one) if len(sampler) == len(one) else 0
+    assert sorted(found) == sorted(expected[done:])
+
+
 def test_weighted_rows_are_drawn_as_often_as_they_weigh():
     weights = np.array([8.0, 2, 1, 1])
     seen = np.zeros(4)

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from PIL import Image
 
+from datamodules.augment import augment
 from datamodules.cxr import CXRDataModule
 from datamodules.images import read_masks
 from datamodules.manifest import Box, Manifest, encode_boxes, make_manifest
@@ -183,14 +184,15 @@ def test_an_epoch_of_other_rows_or_weights_is_not_resumed(make):
 
 
 class Seen(LightningModule):
-    """Keeps the first training and validation batch of each epoch as it reached the step."""
+    """Keeps images and reports as they reached the steps, those of training by epoch, and all of these in order."""
 
     def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.batches = {"train": {}, "validate": {}}
+        self.batches = {"train": {}, "validate": {}, "order": []}
 
     def training_step(self, batch, _):
+        self.batches["order"].append((self.current_epoch, batch["image_id"], batch["image"]))
         for image_id, image, report in zip(batch["image_id"], batch["image"], batch["report"], strict=True):
             self.batches["train"][self.current_epoch, image_id] = (image, report)
         return self.weight * batch["image"].mean()
@@ -223,6 +225,28 @@ def test_training_images_change_and_evaluation_images_do_not(make, tmp_path):
     assert not torch.equal(changed["train"][0, "r0"][0], changed["train"][1, "r0"][0])
     again = fit(make(augment=1.0, mirror=0.5), tmp_path)["train"]
     assert all(torch.equal(again[key][0], image) for key, (image, _) in changed["train"].items())
+
+
+def test_each_draw_of_a_repeated_row_is_changed_in_its_own_way(make, tmp_path):
+    raw = images_of(make())
+    seen: dict[tuple[int, str], int] = {}
+    repeats = 0
+    for epoch, ids, images in fit(make(balance=1.0, augment=1.0, policy="zeros"), tmp_path)["order"]:
+        for image_id, image in zip(ids, images, strict=True):
+            draw = seen[epoch, image_id] = seen.get((epoch, image_id), -1) + 1
+            key = f"0/{epoch}/{image_id}" + (f"/{draw}" if draw else "")
+            assert torch.equal(image, augment(raw[image_id][None], keys=[key], strength=1.0)[0])
+            repeats += draw > 0
+    assert repeats > 8
+
+
+def test_without_balance_the_changes_hang_on_seed_epoch_and_image_alone(make, tmp_path):
+    data = make(augment=1.0, seed=3)
+    assert "draw" not in next(iter(data.train_dataloader()))
+    raw = images_of(data)
+    for (epoch, image_id), (image, _) in fit(data, tmp_path)["train"].items():
+        expected = augment(raw[image_id][None], keys=[f"3/{epoch}/{image_id}"], strength=1.0)
+        assert torch.equal(image, expected[0])
 
 
 def test_what_is_mirrored_says_so_in_its_report(make, tmp_path):
