@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,20 +11,20 @@ import pyarrow as pa
 import torch
 from lightning.pytorch import LightningDataModule
 
-from datamodules import layouts
 from datamodules.augment import augment, mirror
 from datamodules.dataset import CXRDataset
 from datamodules.loader import BatchLoader, batches_done
-from datamodules.manifest import SCHEMA, Batch, Manifest
-from datamodules.options import check_names, check_numbers
-from datamodules.prepared import fetch_manifest, positions
+from datamodules.manifest import Batch, Manifest
+from datamodules.options import check_names, check_numbers, check_unchanged
+from datamodules.prepared import positions
 from datamodules.prompts import with_prompts
-from datamodules.reports.labels import SPLITS, UncertainPolicy
+from datamodules.reading import read_source
+from datamodules.reports.labels import SPLITS, UncertainPolicy, resolve_uncertain
 from datamodules.resized import key_here, open_resized, resize, resized_folder
 from datamodules.rows import RowTable, write_rows
 from datamodules.samplers import EvalSampler, TrainSampler, long_tail_weights
 from datamodules.selection import select, split_rows
-from datamodules.shards import ShardStore, images_digest, phantom_code
+from datamodules.shards import ShardStore, images_digest
 from datamodules.tokens import TokenCache, write_clues, write_tokens
 
 
@@ -99,11 +98,8 @@ class CXRDataModule(LightningDataModule):
         check_numbers(size=size, batch_size=batch_size, limit=limit, num_workers=num_workers)
         check_numbers(balance=balance, augment=augment, mirror=mirror)
         check_names(views=views, predict_splits=predict_splits)
-        cached = [name for name, path in (("tokens", tokens), ("clues", clues)) if path]
-        if (augment or mirror) and cached:
-            raise ValueError(
-                f"data.init_args.{cached[0]} holds codes of unchanged images; set augment and mirror to 0 with it"
-            )
+        if augment or mirror:
+            check_unchanged(tokens=tokens, clues=clues)
         self.layout, self.root, self.layout_options = layout, root, dict(layout_options or {})
         self.shards, self.store = shards, store
         self.size, self.batch_size, self.num_workers = size, batch_size, num_workers
@@ -129,7 +125,9 @@ class CXRDataModule(LightningDataModule):
     def source(self) -> Manifest:
         """Everything that the layout holds, with the prompts in place of the reports where there are prompts."""
         if self._source is None:
-            source = self._read()
+            source = read_source(
+                self.layout, self.root, self.layout_options, shards=self.shards, cache_dir=self.cache_dir
+            )
             self._source = source if self.prompts is None else with_prompts(source, self.prompts)
         return self._source
 
@@ -167,6 +165,10 @@ class CXRDataModule(LightningDataModule):
         """The reports of the training rows, each study's once; rows without a text are left out."""
         frame = self.manifest.frame.iloc[self._rows("train")].drop_duplicates("study_id")
         return [report for report in frame["report"] if report]
+
+    def train_labels(self) -> np.ndarray:
+        """Float32 [N,14] of 1, 0, NaN: the labels of the training rows after `policy`."""
+        return resolve_uncertain(self.manifest.labels()[self._rows("train")], policy=self.policy)
 
     def reference_images(self, n: int, *, seed: int) -> torch.Tensor:
         """Float32 [n,1,H,W] in [-1,1] of n different training images, drawn by seed; all where there are fewer."""
@@ -277,18 +279,6 @@ class CXRDataModule(LightningDataModule):
         self._resume = state_dict
 
     # How
-
-    def _read(self) -> Manifest:
-        if self.shards is not None:
-            return Manifest.load(fetch_manifest(self.shards, cache=self.cache_dir))
-        if self.layout != "phantom":
-            return layouts.read(self.layout, self.root, **self.layout_options)
-        # Describing thousands of phantoms takes longer than reading them back; only options and code change them.
-        key = json.dumps([SCHEMA, self.root, sorted(self.layout_options.items()), phantom_code()])
-        path = self.cache_dir / f"phantom-{hashlib.sha256(key.encode()).hexdigest()[:12]}.parquet"
-        if not path.is_file():
-            layouts.read(self.layout, self.root, **self.layout_options).save(path)
-        return Manifest.load(path)
 
     def _rows(self, *splits: str) -> np.ndarray:
         """Int64: the rows of the manifest in these splits, for training those within the limit."""

@@ -40,3 +40,16 @@ def check_names(**values: Sequence[str] | None) -> None:
         wrong = sorted(set(names or ()) - set(NAMES[option]))
         if wrong:
             raise ValueError(f"data.init_args.{option}: {wrong[0]!r} does not exist; expected of {list(NAMES[option])}")
+
+
+def check_unchanged(**caches: str | None) -> None:
+    """Refuse a cache of codes beside images that are changed at random; the values are paths, None where there is none.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    for name, path in caches.items():
+        if path:
+            raise ValueError(
+                f"data.init_args.{name} holds codes of unchanged images; set augment and mirror to 0 with it"
+            )
