@@ -131,6 +131,31 @@ class FindingClassifier(lightning.LightningModule):
         self.positive_weight = positive_weight
         self.auroc = FindingAUROC()
 
+    def setup(self, stage: str) -> None:
+        """At fit: refuse data without a label, and say which findings cannot be learnt.
+
+        Raises:
+            ValueError: when no training row has a label: nothing would be learnt, at a loss of 0.
+        """
+        data: Any = getattr(self.trainer, "datamodule", None) if stage == "fit" else None
+        if data is None:
+            return  # loaders alone do not tell their labels
+        labels = data.train_labels()
+        if np.isnan(labels).all():
+            raise ValueError(
+                f"layout {data.manifest.source}: none of {len(labels)} training rows has a label (1 or 0), so a "
+                "classifier learns nothing; a table's labels are columns with the names of the findings, or "
+                "data.init_args.layout_options.label_columns names them; uncertain labels alone (-1) need "
+                "data.init_args.policy=ones or zeros; else take a data set with labels"
+            )
+        lacking = [finding for finding, column in zip(FINDINGS, labels.T, strict=True) if not (column == 1).any()]
+        if lacking and self.trainer.is_global_zero:
+            print(
+                f"classifier: none of {len(labels)} training rows is positive for {', '.join(lacking)}: "
+                "these cannot be learnt",
+                flush=True,
+            )
+
     def forward(self, image: Tensor) -> ClassifierOutput:
         """Image float [B,1,H,W] in [-1,1], H = W = `network.config.resolution`.
 

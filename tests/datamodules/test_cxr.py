@@ -67,6 +67,16 @@ def test_policy_for_uncertain_labels(make, policy, expected):
     np.testing.assert_equal([values["r0"], values["r1"], values["r2"]], [expected, 1.0, 0.0])
 
 
+def test_labels_of_training_rows_follow_policy_and_limit(make):
+    edema = FINDINGS.index("Edema")
+    np.testing.assert_equal(make().train_labels()[:4, edema], [np.nan, 1, 0, np.nan])
+    labels = make(policy="ones", limit=5).train_labels()
+    assert labels.dtype == np.float32
+    assert labels.shape == (5, 14)
+    loader = make(policy="ones", limit=5).train_dataloader()
+    np.testing.assert_array_equal(loader.dataset.labels(), labels)
+
+
 def test_image_stays_with_its_row_after_filters(make):
     data = make(views=["PA"], limit=6)
     for batch in data.train_dataloader():

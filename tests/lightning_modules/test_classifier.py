@@ -12,6 +12,8 @@ import torch.multiprocessing as mp
 from sklearn.metrics import roc_auc_score
 from torch.utils.data import DataLoader
 
+from datamodules.cxr import CXRDataModule
+from datamodules.reports.labels import FINDINGS
 from lightning_modules import stages
 from lightning_modules.classifier import (
     FindingAUROC,
@@ -21,6 +23,8 @@ from lightning_modules.classifier import (
     masked_bce,
 )
 from lightning_modules.networks.classifier import ClassifierConfig
+from tests.datamodules.pictures import write_table
+from tests.datamodules.trainers import quiet_trainer
 
 MICRO = ClassifierConfig(resolution=16, channels=(8, 16), dropout=0.0)
 NAN = math.nan
@@ -175,6 +179,35 @@ def test_the_checkpoint_rebuilds_the_classifier_and_other_stages_are_refused(tra
     torch.save(checkpoint, tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match="codebook stage, expected the classifier stage"):
         FrozenFindingClassifier(str(tmp_path / "other.ckpt"))
+
+
+@pytest.mark.parametrize("labels", [{}, {"Edema": ["-1"] * 24}])
+def test_training_rows_without_a_label_are_refused(tmp_path, labels):
+    split = ["train"] * 20 + ["validate"] * 4
+    write_table(tmp_path / "data", {"split": split} | labels, side=16)
+    message = (
+        r"layout table: none of 20 training rows has a label .*data.init_args.layout_options.label_columns names them; "
+        r".*data.init_args.policy=ones or zeros; else take a data set with labels"
+    )
+    with pytest.raises(ValueError, match=message):
+        quiet_trainer(tmp_path, max_epochs=1).fit(FindingClassifier(MICRO), datamodule=table(tmp_path))
+
+
+def test_findings_that_cannot_be_learnt_are_named(tmp_path, capsys):
+    columns = {finding: ["1", "0"] * 12 for finding in FINDINGS if finding not in ("Edema", "Fracture")}
+    # Fracture is never labelled in train, Edema is absent in it.
+    columns |= {"Edema": ["0"] * 20 + ["1"] * 4, "Fracture": [""] * 20 + ["1"] * 4}
+    write_table(tmp_path / "data", {"split": ["train"] * 20 + ["validate"] * 4} | columns, side=16)
+    trainer = quiet_trainer(tmp_path, max_epochs=1, limit_val_batches=0)
+    trainer.fit(FindingClassifier(MICRO), datamodule=table(tmp_path))
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("classifier:")]
+    assert said == ["classifier: none of 20 training rows is positive for Edema, Fracture: these cannot be learnt"]
+
+
+def table(folder: Path) -> CXRDataModule:
+    return CXRDataModule(
+        layout="table", root=str(folder / "data"), size=16, batch_size=8, cache_dir=str(folder / "cache")
+    )
 
 
 def test_wrong_sizes_are_refused_with_both_numbers():
