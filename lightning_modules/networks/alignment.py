@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 from torch.nn import functional
 
-from lightning_modules.networks.ranks import distributed
+from lightning_modules.networks.ranks import distributed, gather_rows
 from lightning_modules.networks.text_encoder import TextEncoder, TextEncoderConfig
 from lightning_modules.networks.tokenizer import Tokens, pool_words
 from lightning_modules.networks.transformer import Block, init_weights
@@ -323,7 +322,7 @@ def contrastive_loss(
         extra = int(longest) - words.shape[1]
         words, mask = functional.pad(words, (0, 0, 0, extra)), functional.pad(mask, (0, extra))
         all_patches, all_words, all_mask, all_labels, all_texts = (
-            _gathered(part) for part in (patches, words, mask, labels, texts)
+            gather_rows(part) for part in (patches, words, mask, labels, texts)
         )
         to_text = late_interaction(patches, all_words, all_mask)[0]
         to_image = late_interaction(all_patches, words, mask)[1]
@@ -336,18 +335,3 @@ def contrastive_loss(
     return (
         0.5 * share * (soft_cross_entropy(scale * to_text, targets) + soft_cross_entropy(scale * to_image.T, targets))
     )
-
-
-def _gathered(rows: Tensor) -> Tensor:
-    """[N_r, ...] of all ranks in order of rank, with their gradients; ranks may hold different numbers of rows."""
-    counts = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=rows.device)
-    counts[dist.get_rank()] = len(rows)
-    dist.all_reduce(counts)
-    # Collectives need equal shapes: pad to the longest rank and cut afterwards.
-    padded = torch.cat([rows, rows.new_zeros(int(counts.max()) - len(rows), *rows.shape[1:])])
-    if rows.is_floating_point() and rows.requires_grad:
-        parts = all_gather(padded)
-    else:
-        parts = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(parts, padded.contiguous())
-    return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)])

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn import functional
+from torch.distributed.nn.functional import all_gather
 
 Item = TypeVar("Item")
 
@@ -24,17 +24,27 @@ def sum_over_ranks(x: Tensor) -> Tensor:
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """[N_r,D] of every rank, in rank order: [sum of N_r, D]. Ranks may hold different numbers of rows."""
+    """The rows of all ranks in order of rank, with their gradients where x has one.
+
+    Args:
+        x: [N_r, ...] of each rank r; ranks may hold different numbers of rows, or none.
+
+    Returns:
+        [sum of N_r, ...]. A gradient for another rank's rows reaches that rank's x, so each rank must go backward.
+    """
     if not distributed():
         return x
-    sizes = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=x.device)
-    sizes[dist.get_rank()] = len(x)
-    dist.all_reduce(sizes)
+    counts = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=x.device)
+    counts[dist.get_rank()] = len(x)
+    dist.all_reduce(counts)
     # Collectives need equal shapes: pad to the longest rank and cut afterwards.
-    padded = functional.pad(x, (0, 0, 0, int(sizes.max()) - len(x))).contiguous()
-    parts = [torch.empty_like(padded) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[:size] for part, size in zip(parts, sizes.tolist(), strict=True)])
+    padded = torch.cat([x, x.new_zeros(int(counts.max()) - len(x), *x.shape[1:])]).contiguous()
+    if torch.is_grad_enabled() and x.requires_grad:
+        parts = all_gather(padded)
+    else:
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)])
 
 
 def gather_items(items: list[Item]) -> list[Item]:
