@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 import numpy as np
 import pandas as pd
 
-from datamodules.files import temporary_beside
+from datamodules.files import replacing
 from datamodules.reports.labels import FINDINGS, SPLITS, VIEWS
 
 if TYPE_CHECKING:
@@ -171,9 +171,8 @@ class Manifest:
         path = Path(path)
         # The table comes last: where it is, its ledger is.
         self.save_ledger(path)
-        temporary = temporary_beside(path)
-        self.frame[list(COLUMNS)].to_parquet(temporary, index=False)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            self.frame[list(COLUMNS)].to_parquet(temporary, index=False)
 
     def save_ledger(self, path: str | Path) -> None:
         """Write `path`.ledger.json alone: what was left out and what is odd."""
@@ -182,10 +181,8 @@ class Manifest:
         ledger = {"schema": SCHEMA, "source": self.source}
         for name, remarks in (("drops", self.drops), ("notes", self.notes)):
             ledger[name] = [{**dataclasses.asdict(r), "count": r.count, "ids": list(r.ids)} for r in remarks]
-        target = ledger_path(path)
-        temporary = temporary_beside(target)
-        temporary.write_text(json.dumps(ledger, indent=1, ensure_ascii=False))
-        os.replace(temporary, target)
+        with replacing(ledger_path(path)) as temporary:
+            temporary.write_text(json.dumps(ledger, indent=1, ensure_ascii=False))
 
     @staticmethod
     def load(path: str | Path) -> "Manifest":

@@ -7,7 +7,6 @@ that are as plausible as the reports: sets of pathologies come from the table of
 import dataclasses
 import hashlib
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.files import replacing
 from datamodules.reports.keywords import Keyword, Keywords, Kind, of_mentions, parse
 from datamodules.reports.labels import FINDINGS
 from datamodules.reports.mentions import extract
@@ -110,9 +110,8 @@ class Vocabulary:
         """Write the artefact under a temporary name, then rename."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(self.to_json(), encoding="utf-8")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text(self.to_json(), encoding="utf-8")
 
     @staticmethod
     def load(path: str | Path) -> "Vocabulary":

@@ -48,6 +48,13 @@ def test_save_and_load_keep_rows_digest_and_drops(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.parquet", "m.parquet.ledger.json"]
 
 
+def test_a_save_that_fails_leaves_nothing_half_written(tmp_path):
+    (tmp_path / "m.parquet").mkdir()  # a folder where the file shall be
+    with pytest.raises(OSError, match=r"m\.parquet"):
+        make_manifest(rows(), source="x").save(tmp_path / "m.parquet")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.parquet", "m.parquet.ledger.json"]
+
+
 def test_several_processes_may_save_the_same_manifest(tmp_path):
     manifest, path = make_manifest(rows(), source="x"), tmp_path / "m.parquet"
     with ThreadPoolExecutor(4) as pool:

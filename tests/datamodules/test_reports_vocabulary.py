@@ -73,6 +73,10 @@ def test_round_trip_is_exact_readable_and_checked(vocabulary: Vocabulary, tmp_pa
     path.write_text("words")
     with pytest.raises(ValueError, match="is not JSON"):
         Vocabulary.load(path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        vocabulary.save(tmp_path / "folder")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["deep", "folder"]
     with pytest.raises(FileNotFoundError, match="python -m datamodules vocabulary"):
         Vocabulary.load(tmp_path / "none.json")
 
