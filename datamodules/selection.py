@@ -24,7 +24,7 @@ def select(
         The manifest of the kept rows, numbered from 0, and int64 [N], their rows in `source`.
 
     Raises:
-        ValueError: when no row is left, with the reasons.
+        ValueError: when no row is left, with the reasons, what there is, and the option that serves it.
     """
     frame, drops = source.frame, list(source.drops)
 
@@ -42,13 +42,27 @@ def select(
     else:
         keep(frame["image"] != "", "no image")
     if frame.empty:
-        raise ValueError(
-            f"layout {source.source}: none of {len(source)} rows is left: "
-            + "; ".join(f"{drop.count} × {drop.reason}" for drop in drops)
-            + ("" if text_only else "; set data.init_args.text_only=true for a data set without images")
-        )
+        left_out = "; ".join(f"{drop.count} × {drop.reason}" for drop in drops)
+        mend = _mend(source.frame, views=views, text_only=text_only)
+        raise ValueError(f"layout {source.source}: none of {len(source)} rows is left: {left_out}; {mend}")
     kept = frame.index.to_numpy(dtype=np.int64)
     return dataclasses.replace(source, frame=frame.reset_index(drop=True), drops=tuple(drops)), kept
+
+
+def _mend(frame: pd.DataFrame, *, views: Sequence[str] | None, text_only: bool) -> str:
+    """What there is instead of what was asked for, and the option that would serve it."""
+    with_image, with_report = frame["image"] != "", frame["report"] != ""
+    servable = frame[with_report if text_only else with_image]
+    counts = f"there are {int(with_image.sum())} rows with an image and {int(with_report.sum())} with a report"
+    if not len(servable):
+        other, there = ("false", with_image) if text_only else ("true", with_report)
+        option = f"--data.init_args.text_only={other}" if there.any() else "name a data set that has one of them"
+        return f"text_only is {str(text_only).lower()} and {counts}: {option}"
+    there_are = ", ".join(f"{view} {count}" for view, count in servable["view"].value_counts().items())
+    return (
+        f"views {list(views or ())} were asked for and there are {there_are}: --data.init_args.views=null takes all "
+        "(prepare: leave --views out)"
+    )
 
 
 def split_rows(manifest: Manifest, splits: Sequence[str], *, limit: int | None, seed: int) -> np.ndarray:

@@ -256,7 +256,7 @@ def test_text_only_serves_rows_without_images(make, root):
         "another image of a study that is served as text": 11,
     }
     assert data.train_reports() == [f"report {n}" for n in range(0, 16, 2)]
-    with pytest.raises(ValueError, match=r"none of 24 rows is left: 24 × no image; set data.init_args.text_only"):
+    with pytest.raises(ValueError, match=r"none of 24 rows is left: 24 × no image; .*--data.init_args.text_only=true"):
         _ = make(**options).manifest
 
 

@@ -30,10 +30,36 @@ def test_views():
     manifest, kept = select(source(), views=["AP"])
     assert kept.tolist() == [3, 4]
     assert [d.ids for d in manifest.drops[1:]] == [("i0", "i1", "i2")]
-    with pytest.raises(
-        ValueError, match=r"layout x: none of 5 rows is left: 1 × lost before; 5 × view is not one of \['unknown'\]"
-    ):
-        select(source(), views=["unknown"])
+
+
+def refusal(manifest, **options):
+    with pytest.raises(ValueError, match="rows is left") as error:
+        select(manifest, **options)
+    return str(error.value)
+
+
+def test_views_that_leave_nothing_are_named_beside_those_that_exist():
+    assert refusal(source(), views=["unknown"]) == (
+        "layout x: none of 5 rows is left: 1 × lost before; 5 × view is not one of ['unknown']; views ['unknown'] were "
+        "asked for and there are AP 2, PA 1, LATERAL 1: --data.init_args.views=null takes all (prepare: leave --views "
+        "out)"
+    )
+    # Of texts the views with a report are counted: one AP has none, a PA has one without an image.
+    assert "there are PA 2, LATERAL 1, AP 1: --data" in refusal(source(), views=["unknown"], text_only=True)
+
+
+def test_rows_without_what_is_served_name_the_option_that_serves_them():
+    frame = source().frame
+    silent, blind = (make_manifest(frame.assign(**{column: ""}), source="x") for column in ("report", "image"))
+    assert refusal(silent, text_only=True).endswith(
+        "5 × no report; text_only is true and there are 4 rows with an image and 0 with a report: "
+        "--data.init_args.text_only=false"
+    )
+    assert refusal(blind, views=["PA"]).endswith(
+        "text_only is false and there are 0 rows with an image and 4 with a report: --data.init_args.text_only=true"
+    )
+    nothing = make_manifest(frame.assign(report="", image=""), source="x")
+    assert refusal(nothing).endswith("0 rows with an image and 0 with a report: name a data set that has one of them")
 
 
 def test_texts():
