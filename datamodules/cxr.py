@@ -223,7 +223,10 @@ class CXRDataModule(LightningDataModule):
         manifest.save_ledger(path)
         if self.shards is None and not path.is_file():
             manifest.save(path)
-        counts = ", ".join(f"{split} {int((manifest.frame['split'] == split).sum())}" for split in SPLITS)
+        split = manifest.frame["split"]
+        counts = ", ".join(f"{name} {int((split == name).sum())}" for name in SPLITS)
+        if self.limit is not None and self.limit < int((split == "train").sum()):
+            counts = counts.replace("train ", f"train {self.limit} of ", 1)
         dropped = "; ".join(f"{drop.count} × {drop.reason}" for drop in manifest.drops) or "nothing"
         print(f"data: {manifest.source} {self.size} px: {counts}; digest {digest}; dropped: {dropped}", flush=True)
 

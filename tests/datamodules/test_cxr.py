@@ -106,6 +106,12 @@ def test_limit_is_a_seeded_subset_of_train_only(make):
     assert len(collect(make(limit=5).val_dataloader())) == 4
 
 
+def test_the_data_line_says_how_many_rows_the_limit_leaves(make, capsys):
+    for limit, expected in ((5, "train 5 of 16"), (16, "train 16"), (99, "train 16")):
+        make(limit=limit).prepare_data()
+        assert f"data: table 8 px: {expected}, validate 4, test 4; digest " in capsys.readouterr().out
+
+
 def test_predict_goes_through_all_splits_in_order(make):
     assert collect(make(batch_size=5).predict_dataloader()) == [f"r{n}" for n in range(24)]
     assert collect(make(predict_splits=["test"]).predict_dataloader()) == ["r20", "r21", "r22", "r23"]
