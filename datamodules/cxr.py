@@ -16,7 +16,7 @@ from datamodules.dataset import CXRDataset
 from datamodules.loader import BatchLoader, batches_done
 from datamodules.manifest import Batch, Manifest
 from datamodules.options import check_names, check_numbers, check_unchanged
-from datamodules.prepared import positions
+from datamodules.prepared import pixels_of, positions
 from datamodules.prompts import with_prompts
 from datamodules.reading import read_source
 from datamodules.reports.labels import SPLITS, UncertainPolicy, resolve_uncertain
@@ -113,7 +113,6 @@ class CXRDataModule(LightningDataModule):
         self._source: Manifest | None = None
         self._manifest: Manifest | None = None
         self._kept = np.zeros(0, dtype=np.int64)  # the row of `source` of each row of `manifest`
-        self._table: RowTable | None = None
         self._store: tuple[ShardStore | None, np.ndarray] | None = None
         self._loader: BatchLoader | None = None
         self._resume: dict[str, Any] = {}
@@ -316,10 +315,7 @@ class CXRDataModule(LightningDataModule):
     def _pixels(self, image_ids: Sequence[str]) -> np.ndarray | None:
         """Uint64 [N]: digests of the resized pixels of some images; None where no shards are at hand."""
         store, rows = self._open_shards()
-        if store is None:
-            return None
-        row_of = dict(zip(self.manifest.frame["image_id"], rows.tolist(), strict=True))
-        return store.pixels()[[row_of[image_id] for image_id in image_ids]]
+        return pixels_of(image_ids, store=store, rows=rows, served=self.manifest.frame["image_id"].tolist())
 
     def _load_caches(self) -> dict[str, TokenCache]:
         if self._caches is None:
@@ -334,15 +330,12 @@ class CXRDataModule(LightningDataModule):
         return self._caches
 
     def _dataset(self, *splits: str, masks: bool = False) -> CXRDataset:
-        if self._table is None:
-            self._table = self._row_table()
         caches, (shards, store_rows) = self._load_caches(), self._open_shards()
-        store = (shards if shards is not None else "files") if self.images else None
         return CXRDataset(
-            self._table,
+            self._row_table(),
             self._rows(*splits),
             policy=self.policy,
-            store=store,
+            store=(shards if shards is not None else "files") if self.images else None,
             store_rows=store_rows,
             size=self.size,
             codes=caches.get("codes"),

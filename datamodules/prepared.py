@@ -56,6 +56,16 @@ def positions(store: ShardStore, *, image_ids: Sequence[str]) -> np.ndarray:
     return found
 
 
+def pixels_of(
+    image_ids: Sequence[str], *, store: ShardStore | None, rows: np.ndarray, served: Sequence[str]
+) -> np.ndarray | None:
+    """Uint64 [n]: `ShardStore.pixels` of some of the images `served`, which are `rows` of the store; None without one."""
+    if store is None:
+        return None
+    row_of = dict(zip(served, rows.tolist(), strict=True))
+    return store.pixels()[[row_of[image_id] for image_id in image_ids]]
+
+
 def prepared_sizes(folder: str) -> list[int]:
     """The sizes, in ascending order, of which there are finished shards in a folder or at an fsspec URL."""
     system, path = fsspec.core.url_to_fs(folder)
