@@ -11,6 +11,7 @@ import fsspec
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from datamodules.jpeg import decode_grey, refuse_damaged
 from datamodules.manifest import Box, decode_boxes
 from datamodules.reports.labels import FINDINGS
 
@@ -30,7 +31,7 @@ def read_image(reference: str, *, size: int) -> np.ndarray:
         size: side in pixels.
 
     Raises:
-        ValueError: naming the file, when it is missing, cut off, no picture, or of more than 8 bits all equal.
+        ValueError: naming the file, when it is missing, cut off, damaged, no picture, or of more than 8 bits all equal.
     """
     if reference.startswith(PHANTOM):
         from datamodules.phantom import render
@@ -64,22 +65,36 @@ def open_image(reference: str) -> BinaryIO:
 def decode(file: BinaryIO, *, reference: str, size: int) -> Image.Image:
     """A grey picture of mode "L" whose longer side is at least `size` where the source's is.
 
+    Damage is an error as far as a format lets it be seen. PNG has checksums, so that every wrong byte is; of JPEG see
+    `datamodules.jpeg`, of DICOM `datamodules.dicom`. TIFF and what else Pillow reads have none: a hole that still
+    decodes is taken for the picture.
+
     Args:
         file: at the start of the picture.
         reference: its name; the suffix tells a DICOM.
         size: what it will be resized to: a JPEG is decoded no larger than this needs.
 
     Raises:
-        ValueError: naming the file, for what is no picture, is cut off, or is of more than 8 bits that are all equal.
+        ValueError: naming the file, for what is no picture, is cut off or damaged, or is of more than 8 bits that are
+            all equal.
     """
     if reference.lower().endswith(DICOM):
         from datamodules.dicom import read_dicom
 
         return Image.fromarray(read_dicom(file, reference=reference))
     try:
-        with Image.open(file) as picture:
+        data = file.read()
+        _refuse_damaged_png(data)
+        with Image.open(io.BytesIO(data)) as picture:
             # A JPEG decodes at 1/2, 1/4 or 1/8 for little; twice the wanted side keeps 56 dB to the full decode.
             picture.draft("L", (2 * size, 2 * size))
+            # MPO: a camera's JPEG with a second one behind it.
+            if picture.format in ("JPEG", "MPO"):
+                if picture.mode != "L":
+                    # Four inks, which Pillow makes grey otherwise than simplejpeg does.
+                    refuse_damaged(data)
+                elif (pixels := decode_grey(data, width=picture.width, height=picture.height)) is not None:
+                    return Image.fromarray(pixels)
             return _grey(picture, reference)
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(
@@ -168,6 +183,13 @@ def scale_to_bytes(values: np.ndarray, *, reference: str) -> np.ndarray:
     if low == high:
         raise ValueError(f"{reference}: every pixel is {low:g}, there is nothing in it; take its row out of the table")
     return np.round((values - low) * (255.0 / (high - low))).astype(np.uint8)
+
+
+def _refuse_damaged_png(data: bytes) -> None:
+    if data.startswith(b"\x89PNG"):
+        # Pillow looks at the checksums only when asked, and of a picture that it will not decode after that.
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.verify()
 
 
 def _grey(picture: Image.Image, reference: str) -> Image.Image:

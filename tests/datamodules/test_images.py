@@ -67,6 +67,33 @@ def test_unreadable_images_are_named(tmp_path):
         read_image("phantom:zero:1", size=64)
 
 
+def test_damage_in_the_middle_is_an_error_that_names_the_file(tmp_path):
+    grain = np.random.default_rng(0).normal(120, 20, (256, 256)).astype(np.uint8)
+    for name, why in (("a.jpg", "its pixels are damaged, libjpeg says 'Corrupt JPEG data: .*'"), ("a.png", "IDAT")):
+        path = tmp_path / name
+        Image.fromarray(grain).save(path)
+        data = path.read_bytes()
+        middle = len(data) // 2
+        path.write_bytes(data[:middle] + bytes(4096) + data[middle + 4096 :])
+        with pytest.raises(ValueError, match=rf"{name}: cannot be read as an image \(.*{why}.*fetch it again, or take"):
+            read_image(str(path), size=64)
+
+
+def test_a_checksum_tells_what_pillow_decodes_wrongly(tmp_path):
+    path = tmp_path / "a.png"
+    y, x = np.mgrid[:500, :500]
+    pixels = np.where((x - 250) ** 2 + (y - 250) ** 2 < 40_000, 255, 0).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 64] = bytes(64)
+    path.write_bytes(data)
+    with Image.open(path) as wrong:
+        assert not np.array_equal(np.asarray(wrong), pixels)
+    with pytest.raises(ValueError, match=r"a.png: cannot be read as an image \(.*checksum"):
+        read_image(str(path), size=8)
+
+
 def test_box_covers_the_pixels_whose_centres_it_holds(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     masks = read_masks(str(tmp_path / "a.png"), boxes=[Box("Edema", 0.25, 0.5, 0.75, 1.0)], size=8)

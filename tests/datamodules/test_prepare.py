@@ -101,6 +101,21 @@ def test_unreadable_pictures_stop_or_are_dropped_with_their_names(tmp_path):
     assert ShardStore.open(out, size=8).gather(np.arange(6))[:, 0, 0].tolist() == [0, 10, 20, 30, 40, 50]
 
 
+def test_a_hole_in_a_jpeg_stops_or_is_dropped_into_the_ledger(tmp_path):
+    rng, paths = np.random.default_rng(0), [tmp_path / f"{n}.jpg" for n in range(3)]
+    for path in paths:
+        Image.fromarray(rng.normal(120, 20, (300, 300)).astype(np.uint8)).save(path)
+    data = paths[1].read_bytes()
+    paths[1].write_bytes(data[:20_000] + bytes(1024) + data[21_024:])
+    manifest, out = manifest_of(paths), tmp_path / "out"
+    with pytest.raises(ValueError, match=r"1 of 3 images cannot be read:\n  image i1: .*1.jpg: .*are damaged"):
+        prepare(manifest, sizes=[16, 32], out=out)
+    kept = prepare(manifest, sizes=[16, 32], out=out, unreadable="drop")
+    assert kept.frame["image_id"].tolist() == ["i0", "i2"]
+    saved = Manifest.load(out / "manifest.parquet")
+    assert [(d.reason, d.ids, d.level) for d in saved.drops] == [("the picture cannot be read", ("i1",), "error")]
+
+
 def test_what_one_size_lacks_no_size_serves(tmp_path):
     """A picture that broke between the first size and the second; and one that was mended between them."""
     paths, out = write_pictures(tmp_path / "in", 6), tmp_path / "out"

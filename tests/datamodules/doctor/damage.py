@@ -30,6 +30,13 @@ def cut(path: Path, *, share: float = 0.6) -> None:
     path.write_bytes(data[: int(len(data) * share)])
 
 
+def hole(path: Path, *, share: float = 0.6) -> None:
+    """Zeros from `share` on for a third of the file, as lost blocks of a disk leave; its size and both ends stay."""
+    data = path.read_bytes()
+    begin, length = int(len(data) * share), len(data) // 3
+    path.write_bytes(data[:begin] + bytes(length) + data[begin + length :])
+
+
 def constant(path: Path) -> None:
     """The same picture format and size, every pixel alike."""
     with Image.open(path) as picture:

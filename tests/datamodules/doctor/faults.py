@@ -12,9 +12,13 @@ from typing import Any
 from PIL import Image
 
 from datamodules.manifest import Level
-from tests.datamodules.doctor.damage import PAGE, constant, copy_over, cut, noise, save
+from tests.datamodules.doctor.damage import PAGE, constant, copy_over, cut, hole, noise, save
 
 AGAIN = "fetch the file again from"
+DAMAGED = {
+    ".jpg": "pixels cannot be decoded.*its pixels are damaged, libjpeg says",
+    ".png": "pixels cannot be decoded.*IDAT",
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Fault:
         read: options of the reader.
         studies: how many are written.
         named: give --layout, for what is no longer recognised.
+        decode: give --decode, without which it is not found.
     """
 
     name: str
@@ -44,6 +49,7 @@ class Fault:
     read: Mapping[str, Any] = field(default_factory=dict)
     studies: int = 12
     named: bool = False
+    decode: bool = False
 
     def __str__(self) -> str:
         return f"{self.layout}: {self.name}"
@@ -134,10 +140,12 @@ def _picture_faults(layout: str, suffix: str, **more: Any) -> list[Fault]:
         ("thumbnail", lambda p: save(noise(20), p), "warning", "under 64 px", "fetch the full size"),
         ("strip", lambda p: save(noise(512)[:90], p), "warning", "3 times the other", "take its row out"),
     ]
-    return [
+    found = [
         Fault(name, layout, on_picture(suffix, change), level, what, mend, **more)
         for name, change, level, what, mend in table
     ]
+    middle = on_picture(suffix, hole)
+    return [*found, Fault("hole of zeros", layout, middle, "error", DAMAGED[suffix], AGAIN, decode=True, **more)]
 
 
 PICTURES: list[Fault] = [

@@ -53,7 +53,10 @@ def test_a_planted_fault_is_found(fault, folders, tmp_path):
     shutil.copytree(source, root)
     fault.damage(root)
     layout = fault.layout if fault.named else None
-    after = examine(str(root), layout=layout, options=dict(fault.read), state=tmp_path / "state")
+    after = examine(str(root), layout=layout, options=dict(fault.read), decode=fault.decode, state=tmp_path / "s")
+    if fault.decode:
+        first = examine(str(root), layout=layout, options=dict(fault.read), state=tmp_path / "first")
+        assert not matching(first, fault), "it is found without decoding all"
     found = matching(after, fault)
     assert found, [(f.level, f.what, f.mend) for f in after.findings]
     assert any(re.search(fault.mend, f.mend) for f in found), found

@@ -12,7 +12,7 @@ from PIL import Image
 from datamodules.doctor import headers
 from datamodules.doctor.headers import HEAD, Known, Look, look
 from datamodules.doctor.issues import ISSUES, mend_of
-from tests.datamodules.doctor.damage import PAGE, constant, cut, noise, save
+from tests.datamodules.doctor.damage import PAGE, constant, cut, hole, noise, save
 
 
 def codes(path, **options) -> list[str]:
@@ -121,13 +121,14 @@ def test_only_suspicious_files_are_decoded(tmp_path):
     assert look(str(path), decode=True).decoded
 
 
-def test_a_damaged_middle_needs_decoding(tmp_path):
-    path = save(noise(300), tmp_path / "a.png")
-    data = bytearray(path.read_bytes())
-    data[40_000:60_000] = bytes(20_000)
-    path.write_bytes(data)
+@pytest.mark.parametrize(("suffix", "why"), [(".png", "IDAT"), (".jpg", "its pixels are damaged, libjpeg says")])
+def test_a_damaged_middle_needs_decoding(tmp_path, suffix, why):
+    path = save(noise(300), tmp_path / f"a{suffix}")
+    hole(path, share=0.4)
     assert codes(path) == []
-    assert codes(path, decode=True) == ["undecodable"]
+    (issue,) = look(str(path), decode=True).issues
+    assert issue[0] == "undecodable"
+    assert why in issue[1]
 
 
 def test_shapes_colours_and_depths(tmp_path):
