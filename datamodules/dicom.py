@@ -16,6 +16,7 @@ from datamodules.images import scale_to_bytes
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+    from pydicom.uid import UID
 
 PYDICOM = "pip install -e '.[dicom]'"
 # By the start of the transfer syntax's UID: what decodes it, besides pydicom itself (which does raw, deflated and RLE).
@@ -100,6 +101,16 @@ def require_pydicom() -> None:
         raise ImportError(f"reading DICOM files needs pydicom, which is not installed: {PYDICOM}") from error
 
 
+def is_decodable(syntax: "UID") -> bool | None:
+    """Whether an installed package decodes a transfer syntax; None where it is not one of pictures."""
+    from pydicom.pixels import get_decoder
+
+    try:
+        return bool(get_decoder(syntax).is_available)
+    except NotImplementedError:
+        return None
+
+
 def _read(file: BinaryIO, reference: str, *, header: bool = False) -> "Dataset":
     require_pydicom()
     import pydicom
@@ -132,17 +143,14 @@ def _refuse_what_is_no_radiograph(data: "Dataset", reference: str) -> None:
 
 
 def _require_decoder(data: "Dataset", reference: str) -> None:
-    from pydicom.pixels import get_decoder
-
     syntax = getattr(data.file_meta, "TransferSyntaxUID", None)
     if syntax is None:
         raise ValueError(f"{reference}: names no transfer syntax, so its pixels cannot be decoded; {FETCH}")
-    try:
-        ready = get_decoder(syntax).is_available
-    except NotImplementedError as error:
+    ready = is_decodable(syntax)
+    if ready is None:
         raise ValueError(
             f"{reference}: its transfer syntax {syntax.name} is not one of pictures; convert it to a raw DICOM"
-        ) from error
+        )
     if not ready:
         packages = next((p for start, p in DECODERS.items() if syntax.startswith(start)), "pydicom")
         raise ValueError(

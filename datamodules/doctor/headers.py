@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
+from datamodules.dicom import is_decodable
 from datamodules.images import decode as decode_picture
 from datamodules.images import open_image
 
@@ -278,20 +279,11 @@ def _dicom(file: BinaryIO, head: bytes, tail: bytes, found: Look) -> tuple[Look,
         issues.append(("DICOM colour", photometric))
     if int(values["NumberOfFrames"] or 1) > 1:
         issues.append(("frames", str(values["NumberOfFrames"])))
-    if not _decodable(syntax):
+    if not is_decodable(syntax):
         issues.append(("no decoder", syntax.name))
     if int(values["BitsStored"] or allocated) > 8:
         issues.append(("deep", f"{values['BitsStored']} bits"))
     return found._replace(width=width, height=height, issues=tuple(issues)), suspicious
-
-
-def _decodable(syntax: Any) -> bool:
-    from pydicom.pixels import get_decoder
-
-    try:
-        return bool(get_decoder(syntax).is_available)
-    except NotImplementedError:
-        return False
 
 
 def _pixels(image: str) -> list[tuple[str, str]]:
