@@ -6,13 +6,21 @@ without LUT and window is stretched from its smallest to its largest value. No p
 has a window, its maker chose what is cut off; where it has none, clipping would cut off devices and markers by a rule
 that depends on how large the collimated border is. Presentation LUT Shape is not applied: for MONOCHROME1 it says
 INVERSE, which is the same inversion, not a second one. Padding (Pixel Padding Value) is black and counts as no value.
+
+Damage in the middle of the pixels is an error as far as a compression lets it be seen: JPEG of 8 bits as in
+`datamodules.jpeg`, RLE by the number of pixels that come out, lossless JPEG mostly, since its decoder is strict. Raw,
+deflated, JPEG-LS, JPEG 2000 and JPEG of 12 bits nearly always decode on without a word, and nothing in the file tells:
+against that only the checksums help that their publisher gives.
 """
 
+import threading
+import warnings
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from datamodules.images import scale_to_bytes
+from datamodules.jpeg import refuse_damaged
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -29,6 +37,8 @@ SIZE = ("Rows", "Columns")
 # The whole numbers that are looked at. pydicom parses an element when it is asked for, and not always into a number.
 NUMBERS = (*SIZE, "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "PixelPaddingValue", "PixelPaddingRangeLimit")
 FETCH = "fetch it again, or take its row out of the table"
+# `warnings` has one list of filters for all threads.
+_FILTERS = threading.Lock()
 
 
 def read_dicom(file: BinaryIO, *, reference: str) -> np.ndarray:
@@ -40,14 +50,14 @@ def read_dicom(file: BinaryIO, *, reference: str) -> np.ndarray:
 
     Raises:
         ImportError: when pydicom is not installed.
-        ValueError: naming the file, what was found and the mend: when it is no DICOM, is cut off, has no pixels,
-            several frames or colour, needs a decoder that is not installed, or shows nothing.
+        ValueError: naming the file, what was found and the mend: when it is no DICOM, is cut off or damaged, has no
+            pixels, several frames or colour, needs a decoder that is not installed, or shows nothing.
     """
     data = _read(file, reference)
     _refuse_what_is_no_radiograph(data, reference)
     _require_decoder(data, reference)
     try:
-        stored = data.pixel_array
+        stored = _stored(data)
     # Decoders raise what they like; whatever it is, this file has no picture.
     except Exception as error:
         raise ValueError(f"{reference}: its pixels cannot be decoded ({error}); {FETCH}") from error
@@ -157,6 +167,23 @@ def _require_decoder(data: "Dataset", reference: str) -> None:
             f"{reference}: is compressed as {syntax.name}, for which no decoder is installed: {PYDICOM}, or "
             f"pip install {packages}"
         )
+
+
+def _stored(data: "Dataset") -> np.ndarray:
+    """The stored values [H,W]; raises whatever a decoder does, also where it would only warn of damage."""
+    from pydicom.encaps import generate_frames
+    from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, RLELossless
+
+    syntax = data.file_meta.TransferSyntaxUID
+    if syntax in (JPEGBaseline8Bit, JPEGExtended12Bit):
+        refuse_damaged(next(generate_frames(data.PixelData, number_of_frames=1)))
+    if syntax != RLELossless:
+        return data.pixel_array
+    # pydicom warns of pixels too many. One more pads the data to an even length.
+    wanted = int(data.Rows) * int(data.Columns)
+    with _FILTERS, warnings.catch_warnings():
+        warnings.filterwarnings("error", rf"The decoded RLE segment .* - (?!{wanted + 1} vs\.)")
+        return data.pixel_array
 
 
 def _padding(data: "Dataset", values: np.ndarray) -> np.ndarray:

@@ -87,7 +87,7 @@ def _refuse_harm(data: bytes, *, said: str) -> None:
             return
         except ValueError as error:
             said = str(error)
-    raise OSError(f"its pixels are damaged, libjpeg says {said!r}")
+    raise OSError(f"damaged data, libjpeg says {said!r}")
 
 
 def _silence(data: bytes, said: str) -> bytes | None:

@@ -4,7 +4,6 @@ import builtins
 import io
 import re
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +12,13 @@ import pytest
 pydicom = pytest.importorskip("pydicom")
 
 from pydicom.dataset import Dataset  # noqa: E402
-from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut  # noqa: E402
 from pydicom.sequence import Sequence  # noqa: E402
 
 from datamodules import dicom  # noqa: E402
 from datamodules.dicom import dicom_size, read_dicom  # noqa: E402
 from datamodules.images import picture_size, read_image  # noqa: E402
-from datamodules.phantom.disk.dicom_file import save_dicom  # noqa: E402
+from tests.datamodules.dicoms import saved, shown, stretched, with_frame  # noqa: E402
 from tests.datamodules.lossless_jpeg import lossless_jpeg  # noqa: E402
 
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -37,29 +35,6 @@ READ = (
 def grey() -> np.ndarray:
     """Every grey level, in a picture that is not square."""
     return np.random.default_rng(0).permutation(np.arange(40 * 64) % 256).astype(np.uint8).reshape(40, 64)
-
-
-def saved(path: Path, pixels: np.ndarray, *, change=None, **options) -> Path:
-    """A DICOM at `path`, its data set changed by `change(data)` if there is such."""
-    save_dicom(pixels, path, **{"bits": 12} | options)
-    if change:
-        data = pydicom.dcmread(path)
-        change(data)
-        with warnings.catch_warnings():
-            # Some of what the tests plant is against the standard.
-            warnings.simplefilter("ignore")
-            data.save_as(path)
-    return path
-
-
-def shown(path: Path) -> np.ndarray:
-    with path.open("rb") as file:
-        return read_dicom(file, reference=str(path))
-
-
-def stretched(values: np.ndarray) -> np.ndarray:
-    values = values.astype(np.float64)
-    return np.rint((values - values.min()) * (255 / (values.max() - values.min()))).astype(np.uint8)
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
@@ -272,11 +247,8 @@ def test_a_file_cut_off_anywhere_is_an_error(tmp_path, grey, compressed):
 @pytest.mark.parametrize("bits", [12, 16])
 def test_lossless_jpeg_is_read(tmp_path, grey, bits):
     path = saved(tmp_path / "x.dicom", grey, bits=bits, inverted=True)
-    data = pydicom.dcmread(path)
-    data.PixelData = encapsulate([lossless_jpeg(data.pixel_array, bits=bits)])
-    data["PixelData"].is_undefined_length = True
-    data.file_meta.TransferSyntaxUID = pydicom.uid.JPEGLosslessSV1
-    data.save_as(path)
+    frame = lossless_jpeg(pydicom.dcmread(path).pixel_array, bits=bits)
+    with_frame(path, frame, pydicom.uid.JPEGLosslessSV1)
     np.testing.assert_array_equal(shown(path), grey)
 
 

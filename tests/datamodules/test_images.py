@@ -69,7 +69,7 @@ def test_unreadable_images_are_named(tmp_path):
 
 def test_damage_in_the_middle_is_an_error_that_names_the_file(tmp_path):
     grain = np.random.default_rng(0).normal(120, 20, (256, 256)).astype(np.uint8)
-    for name, why in (("a.jpg", "its pixels are damaged, libjpeg says 'Corrupt JPEG data: .*'"), ("a.png", "IDAT")):
+    for name, why in (("a.jpg", "damaged data, libjpeg says 'Corrupt JPEG data: .*'"), ("a.png", "IDAT")):
         path = tmp_path / name
         Image.fromarray(grain).save(path)
         data = path.read_bytes()

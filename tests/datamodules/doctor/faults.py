@@ -16,7 +16,7 @@ from tests.datamodules.doctor.damage import PAGE, constant, copy_over, cut, hole
 
 AGAIN = "fetch the file again from"
 DAMAGED = {
-    ".jpg": "pixels cannot be decoded.*its pixels are damaged, libjpeg says",
+    ".jpg": "pixels cannot be decoded.*damaged data, libjpeg says",
     ".png": "pixels cannot be decoded.*IDAT",
 }
 
