@@ -5,7 +5,7 @@
 
 import io
 from collections.abc import Sequence
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import fsspec
 import numpy as np
@@ -14,6 +14,9 @@ from PIL import Image, UnidentifiedImageError
 from datamodules.jpeg import decode_grey, refuse_damaged
 from datamodules.manifest import Box, decode_boxes
 from datamodules.reports.labels import FINDINGS
+
+if TYPE_CHECKING:
+    from datamodules.phantom.study import Study
 
 PHANTOM = "phantom:"
 DICOM = (".dcm", ".dicom")
@@ -35,10 +38,8 @@ def read_image(reference: str, *, size: int) -> np.ndarray:
     """
     if reference.startswith(PHANTOM):
         from datamodules.phantom import render
-        from datamodules.phantom.study import study
 
-        seed, index = _phantom(reference)
-        return _checked(render.render(study(seed, index), size=size), reference, size)
+        return _checked(render.render(_phantom(reference), size=size), reference, size)
     with open_image(reference) as file:
         grey = decode(file, reference=reference, size=size)
     return _checked(fit(grey, size=size), reference, size)
@@ -146,10 +147,8 @@ def read_masks(
     """
     if reference.startswith(PHANTOM):
         from datamodules.phantom import render
-        from datamodules.phantom.study import study
 
-        seed, index = _phantom(reference)
-        return np.asarray(render.masks(study(seed, index), size=size), dtype=bool)
+        return np.asarray(render.masks(_phantom(reference), size=size), dtype=bool)
     masks = np.zeros((len(FINDINGS), size, size), dtype=bool)
     found = decode_boxes(boxes) if isinstance(boxes, str) else boxes
     if not found:
@@ -198,11 +197,12 @@ def _grey(picture: Image.Image, reference: str) -> Image.Image:
     return Image.fromarray(scale_to_bytes(np.asarray(picture, dtype=np.float32), reference=reference))
 
 
-def _phantom(reference: str) -> tuple[int, int]:
-    parts = reference.split(":")
-    if len(parts) != 3 or not (parts[1].isdecimal() and parts[2].isdecimal()):
-        raise ValueError(f"{reference}: is not a phantom; expected phantom:<seed>:<index>")
-    return int(parts[1]), int(parts[2])
+def _phantom(reference: str) -> "Study":
+    # Imported where it is used: pictures on disk need nothing of it.
+    from datamodules.layouts.phantom import parse_reference
+    from datamodules.phantom.study import study
+
+    return study(*parse_reference(reference))
 
 
 def _checked(pixels: np.ndarray, reference: str, size: int) -> np.ndarray:
