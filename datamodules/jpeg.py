@@ -9,10 +9,11 @@ leaves every pixel right: bytes after the picture's end, a bad colour profile, a
 code, scan parameters that only progressive files use (some phones set them wrongly), zeros that pad a segment or the
 end of the data.
 
-Of damage planted in sequential files (3,000 places in radiographs), every hole of 512 zeros (a block of a disk) or more
-was found; of as many bytes cut out or of another file all but one in 500; of 64 zeros nine in ten; of single wrong bits
-one in four. Nothing can find the rest: what they leave reads as another picture. Progressive files, rare among
-radiographs, hide one in eight holes of 512 zeros. A run of zeros alone is no sign of damage: flat black is coded so.
+Of damage planted in sequential files (9,000 places in radiographs and phantoms), every visible hole of 512 zeros (a
+block of a disk) or more was found; of as many bytes cut out or of another file all but one in 400; of 64 zeros nine in
+ten; of single wrong bits three in ten. Nothing can find the rest: what they leave reads as another picture. Progressive
+files, rare among radiographs, hide one in eight holes of 512 zeros. A run of zeros alone is no sign of damage: flat
+black may be coded so.
 """
 
 import re
