@@ -59,7 +59,7 @@ def positions(store: ShardStore, *, image_ids: Sequence[str]) -> np.ndarray:
 def pixels_of(
     image_ids: Sequence[str], *, store: ShardStore | None, rows: np.ndarray, served: Sequence[str]
 ) -> np.ndarray | None:
-    """Uint64 [n]: `ShardStore.pixels` of some of the images `served`, which are `rows` of the store; None without one."""
+    """Uint64 [n]: `ShardStore.pixels` of some of the images `served`, `rows` of the store; None without a store."""
     if store is None:
         return None
     row_of = dict(zip(served, rows.tolist(), strict=True))
