@@ -40,7 +40,7 @@ def mirror(image: Tensor, reports: list[str], *, keys: list[str], share: float) 
 
     Args:
         image: float [B,1,H,W].
-        reports: one text an image.
+        reports: one text an image, English or Spanish; see `datamodules.reports.sides` for what is exchanged.
         keys: as in `augment`.
         share: of the images, in [0,1].
 

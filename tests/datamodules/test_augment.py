@@ -37,3 +37,8 @@ def test_mirrored_images_have_mirrored_reports():
     untouched, same = mirror(image, reports, keys=keys, share=0.0)
     assert torch.equal(untouched, image)
     assert same == reports
+
+
+def test_a_mirrored_spanish_report_names_the_other_side():
+    _, texts = mirror(bar_on_the_left(), ["derram pleural izquierd .", "Base dcha."], keys=["a", "b"], share=1.0)
+    assert texts == ["derram pleural derech .", "Base izda."]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from datamodules.phantom.report import report
 from datamodules.phantom.study import study
-from datamodules.reports.sides import ABBREVIATIONS, AFTER_LETTER, SWAP, WORD, swap_sides
+from datamodules.reports.sides import ABBREVIATIONS, AFTER_LETTER, GIROS, IRRADIATED, SWAP, TURNS, WORD, swap_sides
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,23 @@ from datamodules.reports.sides import ABBREVIATIONS, AFTER_LETTER, SWAP, WORD, s
         ("effusions, L > R", "effusions, R > L"),
         ("effusions (R>L)", "effusions (L>R)"),
         ("Rt. base, lt base", "Lt. base, rt base"),
+        ("RT LOWER LOBE, LT PICC, RT > LT", "LT LOWER LOBE, RT PICC, LT > RT"),
+        ("effusions, R greater than L; R and L bases", "effusions, L greater than R; L and R bases"),
+        ("pneumothorax (R), drain [L]", "pneumothorax (L), drain [R]"),
+        ("opacity on the R, shift to the L.", "opacity on the L, shift to the R."),
+        ("L. lower lobe, R effusion, R mainstem", "R. lower lobe, L effusion, L mainstem"),
+        ("Dextrocardia, dextro curvature, dextro-convex", "Levocardia, levo curvature, levo-convex"),
+        ("situs inversus", "situs solitus"),
+        ("RCA and LMSB; right-hand side, leftside", "LCA and RMSB; left-hand side, rightside"),
+        # Spanish, in full, stemmed as in PadChest, and shortened.
+        ("Derrame pleural derecho, base izquierda.", "Derrame pleural izquierdo, base derecha."),
+        ("HEMITÓRAX DERECHO. Izquierdos", "HEMITÓRAX IZQUIERDO. Derechos"),
+        ("pinzamient sen costofren derech . lsi y lid", "pinzamient sen costofren izquierd . lsd y lii"),
+        ("pulmon dcho., base izq, LSD, hti", "pulmon izdo., base dch, LSI, htd"),
+        ("izqda drcho", "drcha izqdo"),
+        ("Escoliosis dextroconvexa, levoescoliosis", "Escoliosis levoconvexa, dextroescoliosis"),
+        ("escoliosis sinistroconvexa, dextrorrotación", "escoliosis destroconvexa, levorrotación"),
+        ("Dextrocardia con situs inversus", "Levocardia con situs solitus"),
         # The sentence is not understood: these are swapped though no side is meant.
         ("The patient left; all right.", "The patient right; all left."),
         ("___left", "___right"),
@@ -44,7 +61,11 @@ def test_swapped(text, swapped):
         "Compression of L1, L 2 and 2.5 L of fluid, R/O pneumonia, vitamin R.",
         "Bilateral, contralateral, ipsilateral, midline.",
         "Lingular opacity behind the aortic knob.",
-        "Status post RT, RA 95 %.",
+        "Status post RT, RA 95 %, LT 4, RT chest for breast cancer.",
+        "L-spine, L spine films, R/O L4 fracture, on the L1 level.",
+        "levofloxacin, levo 750 mg, dextrose, levothyroxine, dextro",
+        "levofloxacino, levotiroxina, dextrosa, der, VI, d, lm, el derrame, situación",
+        "corazón, cayado aórtico, língula, bilateral, contralateral, lóbulo medio",
         "rIGHT lEFT",
     ],
 )
@@ -52,11 +73,24 @@ def test_left_alone(text):
     assert swap_sides(text) == text
 
 
+SPANISH = ["derech", "izquierda", "Dcho", "IZDA", "izq", "lsd", "LII", "dextro", "convexa", "derrame", "ó"]
 PIECES = [*SWAP, "L", "R", "L1", "5L", ">", " ", "-", "/", "_", ".", "\n", "upright", "ı", "É", *AFTER_LETTER[:12]]
+CONTEXT = ["L", "R", "LT", "RT", " and ", " to ", " > ", ">", " ", "(", ")", "on the ", "spine", "lung", "base", ". "]
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join) | st.text(alphabet="LRlr <>=-lung1_.é", max_size=30))
 def test_swapping_twice_gives_the_text_back(text):
+    assert swap_sides(swap_sides(text)) == text
+
+
+@given(st.lists(st.sampled_from([*SPANISH, *SWAP, " ", ",", ".", "-"]), max_size=14).map(" ".join))
+def test_spanish_is_given_back(text):
+    assert swap_sides(swap_sides(text)) == text
+    assert [word.islower() for word in text.split()] == [word.islower() for word in swap_sides(text).split()]
+
+
+@given(st.lists(st.sampled_from(CONTEXT), max_size=14).map("".join))
+def test_letters_that_their_neighbours_explain_are_given_back(text):
     assert swap_sides(swap_sides(text)) == text
 
 
@@ -82,4 +116,5 @@ def test_the_table_is_its_own_inverse_and_holds_single_words():
     assert all(WORD.fullmatch(word) for word in SWAP)
     assert len(set(ABBREVIATIONS)) == len(ABBREVIATIONS)
     # A word that decides whether a letter is a side must not change with it.
-    assert not {word for word in AFTER_LETTER if word in SWAP}
+    assert not {word for word in (*AFTER_LETTER, *TURNS, *GIROS) if word in SWAP}
+    assert set(IRRADIATED) <= set(AFTER_LETTER)
