@@ -17,7 +17,16 @@ import numpy as np
 import pandas as pd
 
 from datamodules.images import DICOM
-from datamodules.layouts.source import IMAGE_SUFFIXES, find_file, open_root, read_csv, read_text, require_file, with_gz
+from datamodules.layouts.source import (
+    IMAGE_SUFFIXES,
+    find_file,
+    ids_of,
+    open_root,
+    read_csv,
+    read_text,
+    require_file,
+    with_gz,
+)
 from datamodules.layouts.stanford import (
     LABEL_VALUES,
     PLUS_TABLE,
@@ -105,7 +114,7 @@ def read(
     notes += more
     other = table["deid_patient_id"] != paths["patient_id"]
     mend = "mend the row: splits go by deid_patient_id"
-    notes.append(Remark("deid_patient_id is not the patient of the path", _ids(paths, other), "error", mend))
+    notes.append(Remark("deid_patient_id is not the patient of the path", ids_of(paths, other), "error", mend))
     frame = paths.assign(
         patient_id=table["deid_patient_id"], view=views, sex=sex, age=age, official=table["split"], text=table["report"]
     )
@@ -121,7 +130,7 @@ def read(
     frame = frame.join(values)
     notes += more + (label_remarks(frame) if frame[list(FINDINGS)].notna().any(axis=None) else [])
     differ = frame.groupby("study_id")["text"].transform("nunique") > 1
-    notes.append(Remark("views of one study with different reports", _ids(frame, differ), "warning"))
+    notes.append(Remark("views of one study with different reports", ids_of(frame, differ), "warning"))
 
     absent = pd.Series(False, index=frame.index)
     frame["image"] = ""
@@ -132,7 +141,7 @@ def read(
         frame["image"] = frame["image_id"].map(found).fillna("")
         absent = frame["image"] == ""
         mend = "fetch the archive that holds it again"
-        drops.append(Remark("no picture of this name", _ids(frame, absent), "error", mend))
+        drops.append(Remark("no picture of this name", ids_of(frame, absent), "error", mend))
         if absent.all():
             raise FileNotFoundError(
                 f"layout chexpert_plus: none of the {len(frame)} pictures of {file.name} is under {folder}; expected "
@@ -143,17 +152,15 @@ def read(
         if (silent | absent).all():
             raise ValueError(f"{file}: no row has the section {section!r}; set layout_options.section")
         mend = "read with layout_options.section=first, or layout_options.without_report=keep"
-        drops.append(Remark(f"no section {section!r}", _ids(frame, silent & ~absent), "warning", mend))
+        drops.append(Remark(f"no section {section!r}", ids_of(frame, silent & ~absent), "warning", mend))
         frame = frame[~(silent | absent)]
     else:
-        notes.append(Remark(f"no section {section!r}: kept without a report", _ids(frame, silent & ~absent), "warning"))
+        notes.append(
+            Remark(f"no section {section!r}: kept without a report", ids_of(frame, silent & ~absent), "warning")
+        )
         frame = frame[~absent]
     frame = frame.drop(columns=["side", "official", "text"])
     return make_manifest(frame, source="chexpert_plus", drops=drops, notes=notes)
-
-
-def _ids(frame: pd.DataFrame, rows: pd.Series) -> tuple[str, ...]:
-    return tuple(frame.loc[rows, "image_id"])
 
 
 def _reports(table: pd.DataFrame, *, section: Section) -> tuple[list[str], list[str]]:

@@ -17,6 +17,7 @@ from datamodules.layouts.source import (
     find_file,
     hash_fractions,
     hashed_split,
+    ids_of,
     list_files,
     open_root,
     read_csv,
@@ -127,14 +128,14 @@ def read(
         boxed = frame["patient_id"].isin(frame.loc[frame["boxes"] != "", "patient_id"])
         moved = boxed & ~frame["split"].isin(["", "test"])
         frame.loc[moved, "split"] = "test"
-        notes.append(Remark("moved to test, for a picture of the patient has a box", _ids(frame, moved), "note"))
+        notes.append(Remark("moved to test, for a picture of the patient has a box", ids_of(frame, moved), "note"))
 
     frame["image"] = ""
     listed = present = frame["split"] != ""
     drops.append(
         Remark(
             "in neither train_val_list.txt nor test_list.txt",
-            _ids(frame, ~listed),
+            ids_of(frame, ~listed),
             "warning",
             "add the picture to one list, or read with layout_options.splits=hashed",
         )
@@ -145,7 +146,9 @@ def read(
         frame["image"] = frame["image_id"].map(found).fillna("")
         present = frame["image"] != ""
         mend = "fetch the images_NNN.tar.gz that holds it again"
-        drops.append(Remark("no image file of this name under images*/", _ids(frame, listed & ~present), "error", mend))
+        drops.append(
+            Remark("no image file of this name under images*/", ids_of(frame, listed & ~present), "error", mend)
+        )
     kept = frame[listed & present]
     if kept.empty:
         raise FileNotFoundError(
@@ -156,10 +159,6 @@ def read(
         return make_manifest(kept, source="nih", drops=drops, notes=notes)
     except ValueError as error:
         raise ValueError(f"{entry}: {error}") from error
-
-
-def _ids(frame: pd.DataFrame, rows: pd.Series) -> tuple[str, ...]:
-    return tuple(frame.loc[rows, "image_id"])
 
 
 def _images(folder: Path, *, known: pd.Series) -> tuple[dict[str, str], list[Remark]]:
@@ -245,20 +244,22 @@ def _editions(folder: Path, entry: Path) -> list[Remark]:
 
 def _oddities(table: pd.DataFrame, frame: pd.DataFrame) -> list[Remark]:
     """What does not fit together within the table, and what is unknown."""
-    notes = [Remark("view is not given", _ids(frame, frame["view"] == "unknown"), "warning")]
+    notes = [Remark("view is not given", ids_of(frame, frame["view"] == "unknown"), "warning")]
     if isinstance(frame["sex"].iloc[0] if len(frame) else None, str):
         sexes = frame.groupby("patient_id")["sex"].transform("nunique")
-        notes.append(Remark("patient of two sexes", _ids(frame, sexes > 1), "warning", "mend the rows"))
+        notes.append(Remark("patient of two sexes", ids_of(frame, sexes > 1), "warning", "mend the rows"))
     # Names are patient_number, as in 00000061_012.png.
     parts = frame["image_id"].str.extract(r"^(\d{8})_(\d{3})$")
     named = parts[0].notna()
     patient = pd.to_numeric(parts[0]) != pd.to_numeric(table["Patient ID"], errors="coerce")
     reason = "Patient ID is not the number in the picture's name"
-    notes.append(Remark(reason, _ids(frame, named & patient), "error", "mend the row: splits go by the Patient ID"))
+    notes.append(Remark(reason, ids_of(frame, named & patient), "error", "mend the row: splits go by the Patient ID"))
     if "Follow-up #" in table:
         # The 2020 edition numbers by date, the names do not: nothing is read from either.
         follow = pd.to_numeric(parts[1]) != pd.to_numeric(table["Follow-up #"], errors="coerce")
-        notes.append(Remark("Follow-up # is not the number in the picture's name", _ids(frame, named & follow), "note"))
+        notes.append(
+            Remark("Follow-up # is not the number in the picture's name", ids_of(frame, named & follow), "note")
+        )
     return notes
 
 

@@ -180,6 +180,11 @@ def list_files(folder: Path, *, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> lis
     return sorted(name for name in chosen if not name.rsplit("/", 1)[-1].startswith("."))
 
 
+def ids_of(frame: pd.DataFrame, rows: pd.Series) -> tuple[str, ...]:
+    """The image ids of the rows that are True in `rows`, for a remark."""
+    return tuple(frame.loc[rows, "image_id"])
+
+
 def hash_fractions(patients: Iterable[str], *, seed: int) -> np.ndarray:
     """A number in [0, 1) for each patient that depends on the seed and the patient alone: float64 [N].
 
