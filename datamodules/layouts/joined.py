@@ -1,8 +1,11 @@
 """Several data sets as one: their rows one after the other, each with its set's name before its ids.
 
-One patient in two sets cannot be known by an id: where collections overlap (CheXpert and CheXpert Plus, MIMIC-CXR and
-what was made of it, NIH ChestX-ray14 and its annotated parts) the same patient may be in train by one and in test by
-the other. Do not join such sets. Pictures that are one file by their path are found and are in the ledger.
+Collections overlap: CheXpert Plus holds CheXpert's pictures, and one data set may be given twice under two roots. A
+picture or a patient that is in several sets is in the ledger, as an error where the splits differ. Pictures are found
+by their path as it is written, and, with their patients, by their id in sets of one layout or of `FAMILIES`: those ids
+are the publishers' own. The ids of tables, phantoms and joined sets are not compared: two tables of images/1.png, 2.png
+and so on have nothing in common, and equal texts ("No acute process.") prove nothing either.
+An overlap of other collections (NIH ChestX-ray14 and its annotated parts as a table) cannot be seen: do not join them.
 """
 
 import importlib
@@ -11,16 +14,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from datamodules import layouts
-from datamodules.layouts.source import as_path, open_root
+from datamodules.layouts.source import as_path, ids_of, open_root
 from datamodules.manifest import COLUMNS, Manifest, Remark
 
 EXPECTED = "the folders that the sets' roots name"
 EXAMPLE = "[{layout: nih, root: nih}, {layout: openi, root: openi, section: first}]"
 OWN = ("layout", "root", "name")
 IDS = ("image_id", "study_id", "patient_id")
+FAMILIES = {"chexpert": "CheXpert", "chexpert_plus": "CheXpert"}  # layouts that share their ids
+PRIVATE = ("joined", "phantom", "table")  # layouts whose ids mean nothing outside the set
 
 
 def read(root: str | Path | None = None, *, images: bool = True, sets: Sequence[Mapping[str, Any]]) -> Manifest:
@@ -62,7 +68,8 @@ def read(root: str | Path | None = None, *, images: bool = True, sets: Sequence[
         drops += [_prefixed(remark, name) for remark in one.drops]
         notes += [_prefixed(remark, name) for remark in one.notes]
     frame = pd.concat(frames, ignore_index=True)
-    notes += _shared(frame)
+    families = {name: _family(name, str(item["layout"])) for name, item in zip(names, sets, strict=True)}
+    notes += _shared(frame, family=frame["source"].map(families))
     return Manifest(frame, "+".join(names), tuple(drops), tuple(notes))
 
 
@@ -111,15 +118,31 @@ def _prefixed(remark: Remark, name: str) -> Remark:
     return Remark(f"{name}: {remark.reason}", ids, remark.level, remark.mend)
 
 
-def _shared(frame: pd.DataFrame) -> list[Remark]:
-    """Pictures that are in several sets by their path."""
-    rows = frame[frame["image"] != ""]
-    sets = rows.groupby("image")["source"].transform("nunique")
-    splits = rows.groupby("image")["split"].transform("nunique")
-    leaks, twice = (sets > 1) & (splits > 1), (sets > 1) & (splits == 1)
-    mend = "leave one of the sets out"
+def _family(name: str, layout: str) -> str:
+    """The same text for sets whose ids mean the same; a name has no "/", so it is no other set's."""
+    return name if layout in PRIVATE else f"/{FAMILIES.get(layout, layout)}"
+
+
+def _shared(frame: pd.DataFrame, *, family: pd.Series) -> list[Remark]:
+    """Pictures and patients that are in several sets; ids are compared between rows of one family."""
+    image, patient = (family + "/" + frame[column].str.split("/", n=1).str[1] for column in ("image_id", "patient_id"))
+    path = frame["image"].where(frame["image"] != "", frame["image_id"])
+    leaking, repeated = _in_several_sets(frame, path, image)
+    apart, together = _in_several_sets(frame, patient)
+    seen = leaking | repeated
+    one, mend = "leave one of the sets out", "leave one of the sets out, or give both the same splits"
     remarks = [
-        Remark("a picture is in several sets and in several splits", tuple(rows.loc[leaks, "image_id"]), "error", mend),
-        Remark("a picture is in several sets", tuple(rows.loc[twice, "image_id"]), "warning", mend),
+        Remark("a picture is in several sets and in several splits", ids_of(frame, leaking), "error", one),
+        Remark("a picture is in several sets", ids_of(frame, repeated), "warning", one),
+        Remark("its patient is in several sets and in several splits", ids_of(frame, apart & ~seen), "error", mend),
+        Remark("its patient is in several sets", ids_of(frame, together & ~seen), "warning", one),
     ]
     return [remark for remark in remarks if remark.ids]
+
+
+def _in_several_sets(frame: pd.DataFrame, *keys: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """Which rows share a key with a row of another set: (in another split too, in one split), bool [N] each."""
+    counts = [frame.groupby(key)[["source", "split"]].transform("nunique") > 1 for key in keys]
+    several = np.logical_or.reduce([count["source"] for count in counts])
+    leaking = np.logical_or.reduce([count["source"] & count["split"] for count in counts])
+    return pd.Series(leaking, index=frame.index), pd.Series(several & ~leaking, index=frame.index)

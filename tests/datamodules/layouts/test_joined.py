@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 from datamodules import layouts
 from datamodules.cxr import CXRDataModule
 from datamodules.layouts import joined
-from datamodules.manifest import Manifest, decode_boxes
+from datamodules.manifest import COLUMNS, Manifest, decode_boxes
 from datamodules.phantom import disk
 from datamodules.reports.labels import FINDINGS
 
@@ -150,3 +150,71 @@ def test_a_config_reaches_the_batches(folder, tmp_path):
     )
     data = CXRDataModule(**config.data.as_dict())
     assert data.manifest.source == "own+openi"
+
+
+@pytest.fixture(scope="module")
+def stanford(tmp_path_factory):
+    """CheXpert and CheXpert Plus of the same phantoms."""
+    base = tmp_path_factory.mktemp("stanford")
+    disk.write("chexpert", base / "a", studies=40, seed=2, size=16)
+    disk.write("chexpert_plus", base / "plus", studies=40, seed=2, size=16)
+    return base
+
+
+def shared(manifest: Manifest) -> dict[str, tuple[str, tuple[str, ...]]]:
+    return {n.reason: (n.level, n.ids) for n in manifest.notes if "in several sets" in n.reason}
+
+
+def test_the_two_of_chexpert_are_known_by_their_ids(stanford):
+    """Other paths and other file types; the second has fewer rows, as half of the reports lack findings."""
+    sets = [{"layout": "chexpert", "root": "a"}, {"layout": "chexpert_plus", "root": "plus"}]
+    both = layouts.read("joined", stanford, sets=sets)
+    alone, plus = (layouts.read(s["layout"], stanford / s["root"]).frame for s in sets)
+    pictures = set(alone["image_id"]) & set(plus["image_id"])
+    patients = set(alone["patient_id"]) & set(plus["patient_id"])
+    found = shared(both)
+    assert 0 < len(pictures) < len(alone)
+    assert set(found) == {"a picture is in several sets", "its patient is in several sets"}
+    assert {level for level, _ in found.values()} == {"warning"}
+    assert sorted(found["a picture is in several sets"][1]) == sorted(
+        f"{name}/{one}" for name in ("chexpert", "chexpert_plus") for one in pictures
+    )
+    others = alone["patient_id"].isin(patients) & ~alone["image_id"].isin(pictures)
+    assert found["its patient is in several sets"][1] == tuple("chexpert/" + alone.loc[others, "image_id"])
+    assert list(both.frame.columns) == list(COLUMNS)
+
+
+def test_a_patient_in_two_splits_of_one_family_is_an_error(stanford):
+    sets = [{"layout": "chexpert", "root": "a"}, {"layout": "chexpert", "name": "other", "root": "a", "seed": 9}]
+    sets[0]["validate"] = sets[1]["validate"] = 0.4
+    both = layouts.read("joined", stanford, sets=sets)
+    frames = [layouts.read("chexpert", stanford / "a", validate=0.4, seed=seed).frame for seed in (0, 9)]
+    moved = frames[0].loc[frames[0]["split"] != frames[1]["split"], "image_id"]
+    level, ids = shared(both)["a picture is in several sets and in several splits"]
+    assert level == "error"
+    assert len(moved) > 0
+    assert set(ids) == {f"{name}/{one}" for name in ("chexpert", "other") for one in moved}
+
+    # Of the patients' other pictures, which the second set has not, it is an error too.
+    plus = {"layout": "chexpert_plus", "root": "plus", "splits": "hashed", "seed": 3}
+    both = layouts.read("joined", stanford, sets=[{"layout": "chexpert", "root": "a"}, plus])
+    apart = shared(both)["its patient is in several sets and in several splits"]
+    assert apart[0] == "error"
+    assert all(one.startswith("chexpert/") for one in apart[1])
+
+
+def test_ids_of_tables_and_phantoms_coincide_by_chance(tmp_path):
+    """Two users' tables of the pictures 1.png and 2.png, and two data sets of phantoms."""
+    for name in ("one", "two"):
+        (tmp_path / name / "images").mkdir(parents=True)
+        lines = [f"images/{i}.png,{i},No acute process.,{'train' if name == 'one' else 'test'}" for i in (1, 2)]
+        (tmp_path / name / "t.csv").write_text("\n".join(["image,patient,report,split", *lines]))
+        for i in (1, 2):
+            (tmp_path / name / "images" / f"{i}.png").write_bytes(b"x")
+    sets = [{"layout": "table", "root": name, "name": name} for name in ("one", "two")]
+    sets += [{"layout": "phantom", "name": f"p{seed}", "studies": 4, "seed": seed} for seed in (0, 1)]
+    both = layouts.read("joined", tmp_path, sets=sets)
+    assert len(both) == 12
+    assert shared(both) == {}
+    again = layouts.read("joined", tmp_path, sets=[sets[2], sets[2] | {"name": "again"}])
+    assert shared(again)["a picture is in several sets"] == ("warning", tuple(again.frame["image_id"]))
