@@ -54,6 +54,7 @@ COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "View Position")
 OLDEST = 110.0
 EXPECTED = f"Data_Entry_2017_v2020.csv, train_val_list.txt, test_list.txt and images*/ ({BOX_FILE} is optional)"
 # Boxes: 984 on 880 images, all of test_list.txt.
+PUBLISHED_LINES = (86_524, 25_596)  # of the lists
 PUBLISHED = {"images": 112_120, "studies": 112_120, "patients": 30_805, "test": 25_596, "boxes": 984}
 
 
@@ -122,8 +123,8 @@ def read(
     )
     drops, notes = drops + box_drops, notes + box_notes
     frame["boxes"] = frame["image_id"].map(boxes).fillna("")
-    frame["split"], more = _splits(folder, frame, splits=splits, seed=seed, validate=validate)
-    notes += more
+    frame["split"], unlisted, more = _splits(folder, frame, splits=splits, seed=seed, validate=validate)
+    drops, notes = drops + unlisted, notes + more
     if boxed_patients == "test":
         boxed = frame["patient_id"].isin(frame.loc[frame["boxes"] != "", "patient_id"])
         moved = boxed & ~frame["split"].isin(["", "test"])
@@ -132,14 +133,6 @@ def read(
 
     frame["image"] = ""
     listed = present = frame["split"] != ""
-    drops.append(
-        Remark(
-            "in neither train_val_list.txt nor test_list.txt",
-            ids_of(frame, ~listed),
-            "warning",
-            "add the picture to one list, or read with layout_options.splits=hashed",
-        )
-    )
     if images:
         found, more = _images(folder, known=frame["image_id"])
         notes += more
@@ -192,10 +185,11 @@ def _images(folder: Path, *, known: pd.Series) -> tuple[dict[str, str], list[Rem
 
 def _splits(
     folder: Path, frame: pd.DataFrame, *, splits: str, seed: int, validate: float
-) -> tuple[np.ndarray, list[Remark]]:
+) -> tuple[np.ndarray, list[Remark], list[Remark]]:
+    """Split of each row, "" where no list names it; drops; notes."""
     if splits == "hashed":
         reason = "split by a hash of the patient, not by the published lists"
-        return hashed_split(frame["patient_id"], seed=seed), [Remark(reason, LISTS, "note")]
+        return hashed_split(frame["patient_id"], seed=seed), [], [Remark(reason, LISTS, "note")]
     if splits != "lists":
         raise ValueError(f"splits = {splits!r} does not exist; expected 'lists' or 'hashed'")
     lists: dict[str, set[str]] = {}
@@ -214,12 +208,21 @@ def _splits(
             f"{folder}: image {both[0]} is in both {LISTS[0]} and {LISTS[1]} ({len(both)} images are); "
             "take it out of one of them"
         )
-    unknown = tuple(sorted((train | test) - set(frame["image_id"])))
-    notes = [Remark("in a split list, but in no row of the table", unknown, "warning", "take the table as published")]
     carved = hash_fractions(frame["patient_id"], seed=seed) < validate
     in_train, in_test = frame["image_id"].isin(train), frame["image_id"].isin(test)
     chosen = np.select([in_test, in_train & carved, in_train], ["test", "validate", "train"], "").astype(object)
-    return chosen, notes
+    # A list that was cut off at the end of a line looks whole: only the rows that it no longer names tell.
+    counted = " nor ".join(f"{name} ({len(lists[name]):,} pictures)" for name in LISTS)
+    published = " and ".join(f"{count:,}" for count in PUBLISHED_LINES)
+    mend = (
+        f"fetch the list that is too short again (published are {published} pictures), add the picture to one, or read "
+        "with layout_options.splits=hashed"
+    )
+    drops = [Remark(f"in neither {counted}", ids_of(frame, ~(in_train | in_test)), "error", mend)]
+    # Also of a subset: its table is shorter than the published lists.
+    unknown = tuple(sorted((train | test) - set(frame["image_id"])))
+    mend = "take the table as published, unless it is a subset that you chose"
+    return chosen, drops, [Remark("in a split list, but in no row of the table", unknown, "warning", mend)]
 
 
 def _ages(texts: pd.Series | None, *, ids: pd.Series) -> tuple[np.ndarray, list[Remark]]:

@@ -213,9 +213,9 @@ NIH: list[Fault] = [
     _nih(
         "in neither list",
         on("train_val_list.txt", edit_lines, lambda lines: lines[1:]),
-        "warning",
-        "in neither",
-        "add the picture",
+        "error",
+        r"in neither train_val_list.txt \(\d+ pictures\)",
+        "fetch the list",
     ),
     _nih("empty split", _empty_train, "error", "a split has no rows", "mend the split"),
     _nih("box outside", _box("900"), "error", "box that is not inside", "mend or remove the row of BBox_List"),

@@ -195,10 +195,11 @@ def test_what_is_left_out_is_counted(tmp_path):
     (folder / "train_val_list.txt").write_text("1_0.png\n2_0.png\n3_0.png\n")
     manifest = layouts.read("nih", folder)
     assert {d.reason: (d.level, d.ids, d.mend) for d in manifest.drops} == {
-        "in neither train_val_list.txt nor test_list.txt": (
-            "warning",
+        "in neither train_val_list.txt (3 pictures) nor test_list.txt (0 pictures)": (
+            "error",
             ("4_0",),
-            "add the picture to one list, or read with layout_options.splits=hashed",
+            "fetch the list that is too short again (published are 86,524 and 25,596 pictures), add the picture to "
+            "one, or read with layout_options.splits=hashed",
         ),
         "no image file of this name under images*/": (
             "error",
