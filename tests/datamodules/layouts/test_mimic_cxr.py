@@ -15,19 +15,8 @@ from datamodules.manifest import Manifest
 from datamodules.phantom import disk
 from datamodules.phantom.disk.mimic_cxr import LABELS, manifest_of
 from datamodules.reports.labels import FINDINGS
-from tests.datamodules.layouts.mimic_case import SEED, STUDIES, plans, remark, save, table
+from tests.datamodules.layouts.mimic_case import plans, remark, save, table
 from tests.datamodules.roundtrip import assert_same
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
-    out = tmp_path_factory.mktemp("mimic") / "data"
-    return out, disk.write("mimic_cxr", out, studies=STUDIES, seed=SEED, size=32, reports="folder", gz=False)
-
-
-@pytest.fixture
-def copy(written: tuple[Path, Manifest], tmp_path: Path) -> Path:
-    return Path(shutil.copytree(written[0], tmp_path / "copy"))
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -80,8 +69,8 @@ def test_the_phantom_shows_every_quirk() -> None:
     assert any(done.labels and done.labels["chexpert"] != done.labels["negbio"] for done in written)
 
 
-def test_files_are_named_and_laid_out_as_published(written: tuple[Path, Manifest]) -> None:
-    root, manifest = written
+def test_files_are_named_and_laid_out_as_published(mimic: tuple[Path, Manifest]) -> None:
+    root, manifest = mimic
     assert list(table(root, "split")) == ["dicom_id", "study_id", "subject_id", "split"]
     assert list(table(root, "metadata"))[:6] == [
         "dicom_id",
@@ -98,18 +87,18 @@ def test_files_are_named_and_laid_out_as_published(written: tuple[Path, Manifest
     assert manifest.frame["patient_id"].str.fullmatch(r"p1\d{7}").all()
 
 
-def test_recognise(written: tuple[Path, Manifest], tmp_path: Path) -> None:
-    assert recognise(written[0])
+def test_recognise(mimic: tuple[Path, Manifest], tmp_path: Path) -> None:
+    assert recognise(mimic[0])
     assert not recognise(tmp_path)
-    assert not recognise(written[0] / "mimic-cxr-2.0.0-split.csv")
+    assert not recognise(mimic[0] / "mimic-cxr-2.0.0-split.csv")
 
 
 def test_the_published_splits_add_up() -> None:
     assert sum(PUBLISHED[name] for name in ("train", "validate", "test")) == PUBLISHED["images"]
 
 
-def test_tables_alone(written: tuple[Path, Manifest]) -> None:
-    root, _ = written
+def test_tables_alone(mimic: tuple[Path, Manifest]) -> None:
+    root, _ = mimic
     found = read(root, images=False, reports="none")
     assert len(found) == len(table(root, "metadata"))
     assert set(found.frame["image"]) == {""}
@@ -117,15 +106,15 @@ def test_tables_alone(written: tuple[Path, Manifest]) -> None:
     assert found.drops == ()
 
 
-def test_every_odd_view_is_mapped_or_counted(copy: Path) -> None:
-    metadata = table(copy, "metadata")
+def test_every_odd_view_is_mapped_or_counted(mimic_copy: Path) -> None:
+    metadata = table(mimic_copy, "metadata")
     odd = ["AP AXIAL", "AP LLD", "AP RLD", "PA LLD", "PA RLD", "XTABLE LATERAL"]
     odd += ["LAO", "RAO", "LPO", "SWIMMERS", "", "LL"]
     assert len(metadata) >= len(odd)
     metadata.loc[: len(odd) - 1, "ViewPosition"] = odd
     metadata.loc[len(odd) :, "ViewPosition"] = "PA"
-    save(copy, "metadata", metadata)
-    found = read(copy, reports="none")
+    save(mimic_copy, "metadata", metadata)
+    found = read(mimic_copy, reports="none")
     ids = list(metadata["dicom_id"])
     views = found.frame.set_index("image_id")["view"]
     assert [views[i] for i in ids[:12]] == ["AP"] * 3 + ["PA"] * 2 + ["LATERAL"] + ["unknown"] * 5 + ["LATERAL"]
@@ -135,20 +124,20 @@ def test_every_odd_view_is_mapped_or_counted(copy: Path) -> None:
     assert remark(found.notes, "ViewPosition is empty, so the view is unknown").ids == (ids[10],)
 
 
-def test_faults_of_the_tables_are_in_the_ledger(copy: Path) -> None:
-    metadata, split, labels = table(copy, "metadata"), table(copy, "split"), table(copy, "chexpert")
+def test_faults_of_the_tables_are_in_the_ledger(mimic_copy: Path) -> None:
+    metadata, split, labels = table(mimic_copy, "metadata"), table(mimic_copy, "split"), table(mimic_copy, "chexpert")
     ids = list(metadata["dicom_id"])
     studies = metadata["study_id"]
     lone = [i for i in range(len(ids)) if (studies == studies[i]).sum() == 1]
     inside = labels.index[labels["study_id"].isin(studies[[i for i in range(len(ids)) if i not in lone[:2]]])]
-    save(copy, "metadata", pd.concat([metadata.drop(index=lone[0]), metadata.iloc[[lone[1]]]]))
+    save(mimic_copy, "metadata", pd.concat([metadata.drop(index=lone[0]), metadata.iloc[[lone[1]]]]))
     split.loc[split["dicom_id"] == ids[lone[1]], "study_id"] = "59999999"
-    save(copy, "split", split[split["dicom_id"] != ids[lone[2]]])
+    save(mimic_copy, "split", split[split["dicom_id"] != ids[lone[2]]])
     labels.loc[inside[0], "subject_id"] = "19999999"
     labels.loc[inside[1], ["No Finding", "Fracture"]] = "1.0"
     stranger = labels.iloc[[0]].assign(study_id="59999998")
-    save(copy, "chexpert", pd.concat([labels, labels.iloc[[inside[2]]], stranger]))
-    found = read(copy, reports="none")
+    save(mimic_copy, "chexpert", pd.concat([labels, labels.iloc[[inside[2]]], stranger]))
+    found = read(mimic_copy, reports="none")
     expected = {
         "no row in the metadata table": (ids[lone[0]],),
         "repeated row of the metadata table": (ids[lone[1]],),
@@ -171,39 +160,41 @@ def test_faults_of_the_tables_are_in_the_ledger(copy: Path) -> None:
     assert rows[list(FINDINGS)].isna().all().all()
 
 
-def test_a_study_of_two_patients_is_dropped(copy: Path) -> None:
-    metadata, split = table(copy, "metadata"), table(copy, "split")
+def test_a_study_of_two_patients_is_dropped(mimic_copy: Path) -> None:
+    metadata, split = table(mimic_copy, "metadata"), table(mimic_copy, "split")
     study = metadata["study_id"][metadata["study_id"].duplicated()].iloc[0]
     dicom = metadata.loc[metadata["study_id"] == study, "dicom_id"]
     other = metadata.loc[metadata["subject_id"] != metadata.loc[dicom.index[0], "subject_id"], "subject_id"].iloc[0]
     for name, frame in (("metadata", metadata), ("split", split)):
         frame.loc[frame["dicom_id"] == dicom.iloc[0], "subject_id"] = other
-        save(copy, name, frame)
-    assert set(remark(read(copy, reports="none").drops, "its study is two patients'").ids) == set(dicom)
+        save(mimic_copy, name, frame)
+    assert set(remark(read(mimic_copy, reports="none").drops, "its study is two patients'").ids) == set(dicom)
 
 
-def test_missing_and_unnamed_pictures(copy: Path, written: tuple[Path, Manifest]) -> None:
-    gone = written[1].frame.iloc[0]
-    picture = copy / Path(gone["image"]).relative_to(written[0])
+def test_missing_and_unnamed_pictures(mimic_copy: Path, mimic: tuple[Path, Manifest]) -> None:
+    gone = mimic[1].frame.iloc[0]
+    picture = mimic_copy / Path(gone["image"]).relative_to(mimic[0])
     picture.rename(picture.with_name("deadbeef-deadbeef-deadbeef-deadbeef-deadbeef.jpg"))
-    other = copy / Path(written[1].frame.iloc[1]["image"]).relative_to(written[0])
+    other = mimic_copy / Path(mimic[1].frame.iloc[1]["image"]).relative_to(mimic[0])
     shutil.copy(other, other.with_suffix(".png"))
-    found = read(copy)
+    found = read(mimic_copy)
     dropped = remark(found.drops, "no picture of this name under files/")
     assert (dropped.ids, dropped.level) == ((gone["image_id"],), "error")
     assert "PhysioNet" in dropped.mend
     orphan = remark(found.notes, "picture that no table names")
-    assert orphan.ids == (str(picture.relative_to(copy / "files").with_name(f"{'-'.join(['deadbeef'] * 5)}.jpg")),)
-    assert remark(found.notes, "a second picture of the same name").ids == (
-        str(other.with_suffix(".png").relative_to(copy / "files")),
+    assert orphan.ids == (
+        str(picture.relative_to(mimic_copy / "files").with_name(f"{'-'.join(['deadbeef'] * 5)}.jpg")),
     )
-    shutil.rmtree(copy / "files")
+    assert remark(found.notes, "a second picture of the same name").ids == (
+        str(other.with_suffix(".png").relative_to(mimic_copy / "files")),
+    )
+    shutil.rmtree(mimic_copy / "files")
     with pytest.raises(FileNotFoundError, match=r"none of the \d+ pictures .* expected for instance p1\d/p1\d{7}/s5"):
-        read(copy, reports="none")
+        read(mimic_copy, reports="none")
 
 
-def test_labels_of_both_labelers(written: tuple[Path, Manifest]) -> None:
-    root, _ = written
+def test_labels_of_both_labelers(mimic: tuple[Path, Manifest]) -> None:
+    root, _ = mimic
     for labeler in ("chexpert", "negbio"):
         found = read(root, labels=labeler, reports="none")  # type: ignore[arg-type]
         plain = pd.read_csv(root / f"mimic-cxr-2.0.0-{labeler}.csv").set_index("study_id")
@@ -228,38 +219,38 @@ def test_labels_of_both_labelers(written: tuple[Path, Manifest]) -> None:
     ],
 )
 def test_wrong_values_name_file_row_and_mend(
-    copy: Path, name: str, row: int, column: str, value: str, message: str
+    mimic_copy: Path, name: str, row: int, column: str, value: str, message: str
 ) -> None:
-    frame = table(copy, name)
+    frame = table(mimic_copy, name)
     frame.loc[row, column] = value
-    save(copy, name, frame)
+    save(mimic_copy, name, frame)
     with pytest.raises(ValueError, match=message):
-        read(copy)
+        read(mimic_copy)
 
 
-def test_missing_columns_tables_and_options(copy: Path, tmp_path: Path) -> None:
-    metadata = table(copy, "metadata")
-    save(copy, "metadata", metadata.drop(columns="ViewPosition"))
+def test_missing_columns_tables_and_options(mimic_copy: Path, tmp_path: Path) -> None:
+    metadata = table(mimic_copy, "metadata")
+    save(mimic_copy, "metadata", metadata.drop(columns="ViewPosition"))
     with pytest.raises(ValueError, match=r"metadata\.csv: column 'ViewPosition' is missing"):
-        read(copy)
-    save(copy, "metadata", metadata)
-    (copy / "mimic-cxr-2.0.0-chexpert.csv").unlink()
+        read(mimic_copy)
+    save(mimic_copy, "metadata", metadata)
+    (mimic_copy / "mimic-cxr-2.0.0-chexpert.csv").unlink()
     with pytest.raises(FileNotFoundError, match=r"has no mimic-cxr-2\.0\.0-chexpert\.csv\.gz or .*fetch the missing"):
-        read(copy)
-    assert_same(read(copy, labels="negbio"), manifest_of(plans(), copy, labels="negbio"))
+        read(mimic_copy)
+    assert_same(read(mimic_copy, labels="negbio"), manifest_of(plans(), mimic_copy, labels="negbio"))
     with pytest.raises(ValueError, match="labels 'chexbert' does not exist"):
-        read(copy, labels="chexbert")  # type: ignore[arg-type]
+        read(mimic_copy, labels="chexbert")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="without_report 'skip' does not exist"):
-        read(copy, without_report="skip")  # type: ignore[arg-type]
+        read(mimic_copy, without_report="skip")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="reports 'tar' does not exist"):
         disk.write("mimic_cxr", tmp_path / "new", studies=1, reports="tar")
 
 
-def test_a_patient_in_two_splits_is_named(copy: Path) -> None:
-    split = table(copy, "split")
+def test_a_patient_in_two_splits_is_named(mimic_copy: Path) -> None:
+    split = table(mimic_copy, "split")
     patient = split["subject_id"][split["subject_id"].duplicated()].iloc[0]
     first, last = split.index[split["subject_id"] == patient][[0, -1]]
     split.loc[first, "split"], split.loc[last, "split"] = "train", "test"
-    save(copy, "split", split)
+    save(mimic_copy, "split", split)
     with pytest.raises(ValueError, match=rf"split\.csv: mimic_cxr: patient p{patient} is in several splits"):
-        read(copy, reports="none")
+        read(mimic_copy, reports="none")

@@ -19,42 +19,31 @@ from tests.datamodules.layouts.mimic_case import SEED, STUDIES, plans, remark, s
 from tests.datamodules.roundtrip import assert_same
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
-    out = tmp_path_factory.mktemp("mimic") / "data"
-    return out, disk.write("mimic_cxr", out, studies=STUDIES, seed=SEED, size=32, reports="folder", gz=False)
-
-
-@pytest.fixture
-def copy(written: tuple[Path, Manifest], tmp_path: Path) -> Path:
-    return Path(shutil.copytree(written[0], tmp_path / "copy"))
-
-
 def text_file(root: Path, row: pd.Series) -> Path:
     return root / "files" / row["patient_id"][:3] / row["patient_id"] / f"{row['study_id']}.txt"
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
-def test_faults_of_the_reports_are_in_the_ledger(copy: Path, written: tuple[Path, Manifest], kind: str) -> None:
-    studies = written[1].frame.drop_duplicates("study_id")
-    files = [text_file(copy, studies.iloc[n]) for n in range(4)]
+def test_faults_of_the_reports_are_in_the_ledger(mimic_copy: Path, mimic: tuple[Path, Manifest], kind: str) -> None:
+    studies = mimic[1].frame.drop_duplicates("study_id")
+    files = [text_file(mimic_copy, studies.iloc[n]) for n in range(4)]
     files[0].unlink()
     files[1].write_bytes(b"FINDINGS: caf\xe9")
     files[2].write_bytes(b" \n")
     orphan = files[0].with_name("s59999999.txt")
     orphan.write_text("FINDINGS: Clear.")
-    (copy / "files" / "notes.txt").write_text("mine")
+    (mimic_copy / "files" / "notes.txt").write_text("mine")
     if kind == "zip":
-        with zipfile.ZipFile(copy / mimic_reports.ARCHIVE, "w") as archive:
-            for path in sorted(copy.rglob("*.txt")):
-                archive.write(path, path.relative_to(copy))
+        with zipfile.ZipFile(mimic_copy / mimic_reports.ARCHIVE, "w") as archive:
+            for path in sorted(mimic_copy.rglob("*.txt")):
+                archive.write(path, path.relative_to(mimic_copy))
                 if path == files[3]:
-                    archive.write(path, "again" / path.relative_to(copy))
+                    archive.write(path, "again" / path.relative_to(mimic_copy))
                 path.unlink()
-    found = read(copy)
+    found = read(mimic_copy)
     for n, reason in enumerate(("no report of this study", "report is not UTF-8", "report is empty")):
         lost = remark(found.drops, reason)
-        rows = written[1].frame[written[1].frame["study_id"] == studies.iloc[n]["study_id"]]
+        rows = mimic[1].frame[mimic[1].frame["study_id"] == studies.iloc[n]["study_id"]]
         assert lost.ids == tuple(rows["image_id"])
         assert lost.level == "error"
         assert "fetch" in lost.mend
@@ -63,7 +52,7 @@ def test_faults_of_the_reports_are_in_the_ledger(copy: Path, written: tuple[Path
     assert set(names) == {place, "files/notes.txt" if kind == "zip" else "notes.txt"}
     if kind == "zip":
         assert remark(found.notes, "second report of a study, the first was taken").count == 1
-    kept = read(copy, without_report="keep")
+    kept = read(mimic_copy, without_report="keep")
     assert {r.reason for r in kept.drops} == set()
     row = kept.frame[kept.frame["study_id"] == studies.iloc[0]["study_id"]].iloc[0]
     assert (row["report"], row["report_source"]) == ("", "none")
@@ -89,8 +78,8 @@ def test_a_damaged_member_of_the_zip_is_lost_alone(tmp_path: Path) -> None:
         read(out)
 
 
-def test_studies_without_the_section_are_dropped_or_kept_with_their_ids(written: tuple[Path, Manifest]) -> None:
-    root, _ = written
+def test_studies_without_the_section_are_dropped_or_kept_with_their_ids(mimic: tuple[Path, Manifest]) -> None:
+    root, _ = mimic
     without = {
         dicom_id
         for done in plans()
@@ -106,31 +95,31 @@ def test_studies_without_the_section_are_dropped_or_kept_with_their_ids(written:
     assert set(remark(kept.notes, dropped.reason).ids) == without
 
 
-def test_the_option_names_the_place_of_the_reports(copy: Path, tmp_path: Path) -> None:
+def test_the_option_names_the_place_of_the_reports(mimic_copy: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     disk.write("mimic_cxr", elsewhere, studies=STUDIES, seed=SEED, size=32, reports="sectioned")
-    texts = Path(shutil.copytree(copy / "files", tmp_path / "texts" / "files"))
-    for path in copy.rglob("*.txt"):
+    texts = Path(shutil.copytree(mimic_copy / "files", tmp_path / "texts" / "files"))
+    for path in mimic_copy.rglob("*.txt"):
         path.unlink()
     with pytest.raises(FileNotFoundError, match=r"has no reports; expected .*s50414267\.txt.*reports: none"):
-        read(copy)
+        read(mimic_copy)
     for place in (texts, texts.parent, elsewhere / "mimic_cxr_sectioned.csv"):
-        assert_same(read(copy, reports=str(place)), manifest_of(plans(), copy))
+        assert_same(read(mimic_copy, reports=str(place)), manifest_of(plans(), mimic_copy))
     with pytest.raises(FileNotFoundError, match=r"reports .*nowhere does not exist"):
-        read(copy, reports=tmp_path / "nowhere")
+        read(mimic_copy, reports=tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="empty holds no"):
-        read(copy, reports=tmp_path / "empty")
+        read(mimic_copy, reports=tmp_path / "empty")
 
 
-def test_texts_come_before_the_zip_and_the_zip_before_the_table(copy: Path) -> None:
-    texts = [str(p.relative_to(copy / "files")) for p in copy.rglob("*.txt")]
-    (copy / mimic_reports.ARCHIVE).write_bytes(b"")
-    (copy / "mimic_cxr_sectioned.csv.gz").write_bytes(b"")
-    assert mimic_reports.locate(copy, named=None, texts=texts).kind == "folder"
-    assert mimic_reports.locate(copy, named=None, texts=[]).kind == "zip"
-    (copy / mimic_reports.ARCHIVE).unlink()
-    assert mimic_reports.locate(copy, named=None, texts=[]).path.name == "mimic_cxr_sectioned.csv.gz"
+def test_texts_come_before_the_zip_and_the_zip_before_the_table(mimic_copy: Path) -> None:
+    texts = [str(p.relative_to(mimic_copy / "files")) for p in mimic_copy.rglob("*.txt")]
+    (mimic_copy / mimic_reports.ARCHIVE).write_bytes(b"")
+    (mimic_copy / "mimic_cxr_sectioned.csv.gz").write_bytes(b"")
+    assert mimic_reports.locate(mimic_copy, named=None, texts=texts).kind == "folder"
+    assert mimic_reports.locate(mimic_copy, named=None, texts=[]).kind == "zip"
+    (mimic_copy / mimic_reports.ARCHIVE).unlink()
+    assert mimic_reports.locate(mimic_copy, named=None, texts=[]).path.name == "mimic_cxr_sectioned.csv.gz"
 
 
 def test_faults_of_the_table_of_sections(tmp_path: Path) -> None:
@@ -175,21 +164,21 @@ def test_the_published_rules_are_readable_and_apply() -> None:
     assert split_sections(text).findings == ""
 
 
-def test_rules_are_applied_by_study_with_provenance(copy: Path) -> None:
-    metadata, split, labels = (table(copy, name) for name in ("metadata", "split", "chexpert"))
+def test_rules_are_applied_by_study_with_provenance(mimic_copy: Path) -> None:
+    metadata, split, labels = (table(mimic_copy, name) for name in ("metadata", "split", "chexpert"))
     studies = list(dict.fromkeys(metadata["study_id"]))
     for old, new, text in (
         (studies[0], "57936451", " INDICATION:  The lungs are clear.\n"),
         (studies[1], "58235663", " FINDINGS: Clear.\n"),
     ):
-        file = next(copy.rglob(f"s{old}.txt"))
+        file = next(mimic_copy.rglob(f"s{old}.txt"))
         (file.parent / f"s{old}").rename(file.parent / f"s{new}")
         file.rename(file.with_name(f"s{new}.txt")).write_text(text)
         for frame in (metadata, split, labels):
             frame["study_id"] = frame["study_id"].replace(old, new)
     for name, frame in (("metadata", metadata), ("split", split), ("chexpert", labels)):
-        save(copy, name, frame)
-    found = read(copy)
+        save(mimic_copy, name, frame)
+    found = read(mimic_copy)
     rows = found.frame[found.frame["study_id"] == "s57936451"]
     assert set(zip(rows["report"], rows["report_source"], strict=True)) == {("The lungs are clear.", "rule:indication")}
     assert remark(found.notes, "report taken by a published rule of its study").ids == tuple(rows["image_id"])
@@ -208,8 +197,8 @@ def test_every_variant_of_the_reports_gives_the_same_manifest(tmp_path: Path) ->
     assert len(digests) == 1
 
 
-def test_nothing_left_is_an_error_that_says_why(copy: Path) -> None:
-    for path in copy.rglob("*.txt"):
+def test_nothing_left_is_an_error_that_says_why(mimic_copy: Path) -> None:
+    for path in mimic_copy.rglob("*.txt"):
         path.write_text(" IMPRESSION: Normal.")
     with pytest.raises(FileNotFoundError, match=r"no picture of .* is left \(\d+ × report has no section 'findings'\)"):
-        read(copy)
+        read(mimic_copy)
