@@ -70,7 +70,8 @@ def read(
         without_report: what becomes of a picture whose report is missing or lacks the section: "drop", or "keep" with
             report "" and report_source "none".
         reports: folder, zip or table of the reports; "none" to read the pictures without any. By default the texts
-            under `root`/files, else `root`/mimic-cxr-reports.zip, else `root`/mimic_cxr_sectioned.csv.
+            under `root`/files or `root`/mimic-cxr-reports.zip, whichever has more, else
+            `root`/mimic_cxr_sectioned.csv.
 
     Returns:
         One row an image, sorted as the metadata table is. `report_source` is "findings", "impression",
@@ -102,6 +103,7 @@ def read(
     listed = list_files(folder / "files", suffixes=(*IMAGE_SUFFIXES, ".txt")) if walk else []
     texts = [name for name in listed if name.lower().endswith(".txt")]
     place = mimic_reports.locate(folder, named=reports, texts=texts)
+    notes += place.notes
     frame["image"] = ""
     if images:
         frame = _pictured(frame, folder, listed, drops=drops, notes=notes)

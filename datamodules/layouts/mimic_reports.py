@@ -8,20 +8,20 @@ That code names the studies whose statement stands elsewhere; `datamodules/repor
 table leaves these studies out.
 """
 
+import dataclasses
 import functools
 import importlib.resources
 import json
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.layouts.source import as_path, find_file, list_files, read_csv, with_gz
-from datamodules.manifest import Level
+from datamodules.manifest import Level, Remark
 from datamodules.progress import bar
 from datamodules.reports.sections import Section, Sections, choose, clean, split_sections
 
@@ -47,7 +47,7 @@ LOST: dict[str, tuple[Level, str]] = {
 MISSING, UNLISTED, DAMAGED, UNDECODABLE, EMPTY, SILENT = LOST
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Place:
     """Where the reports are.
 
@@ -55,14 +55,16 @@ class Place:
         kind: what it is; "none" where no reports are wanted.
         path: the folder that holds `p10/`, the zip, or the table.
         names: of a folder the texts in it, relative to `path`.
+        notes: why this place, where there were two.
     """
 
     kind: Literal["folder", "zip", "table", "none"]
     path: Path
     names: tuple[str, ...] = ()
+    notes: tuple[Remark, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Reports:
     """What the reports say. A study is named as its place in the data set, "p10/p10000032/s50414267".
 
@@ -84,8 +86,9 @@ def locate(root: Path, *, named: str | Path | None, texts: Sequence[str]) -> Pla
 
     Args:
         root: of the data set.
-        named: the folder, zip or table that the user named; "none" for no reports; None looks for the folder, the zip
-            and the table under the root, in this order.
+        named: the folder, zip or table that the user named; "none" for no reports; None looks for the folder and the
+            zip under the root, of which the one with more reports is taken (a zip may be unpacked in part), and then
+            for the table.
         texts: the `*.txt` below `root`/files, relative to it.
 
     Raises:
@@ -95,9 +98,10 @@ def locate(root: Path, *, named: str | Path | None, texts: Sequence[str]) -> Pla
         return Place("none", root)
     mend = "fetch it with MIMIC-CXR, name its place with the option reports, or go without by reports: none"
     if named is None:
-        if any(map(REPORT.search, texts)):
-            return Place("folder", root / "files", tuple(texts))
         archive, table = find_file(root, [ARCHIVE]), find_file(root, TABLES)
+        if unpacked := _count(texts):
+            folder = Place("folder", root / "files", tuple(texts))
+            return folder if archive is None else _fuller(folder, archive, unpacked=unpacked)
         if archive is None and table is None:
             raise FileNotFoundError(f"layout mimic_cxr: {root} has no reports; expected {EXPECTED}; {mend}")
         return Place("zip", archive) if archive is not None else Place("table", table or root)
@@ -111,6 +115,27 @@ def locate(root: Path, *, named: str | Path | None, texts: Sequence[str]) -> Pla
     if not any(map(REPORT.search, names)):
         raise FileNotFoundError(f"layout mimic_cxr: reports {named} holds no {EXPECTED.split(',')[0]}; {mend}")
     return Place("folder", folder, tuple(names))
+
+
+def _fuller(folder: Place, archive: Path, *, unpacked: int) -> Place:
+    """The folder or the zip, whichever has more reports; of two with the same the folder, whose texts may be mended."""
+    try:
+        with archive.open("rb") as file, zipfile.ZipFile(file) as opened:
+            packed = _count(opened.namelist())
+    except zipfile.BadZipFile as error:
+        reason = f"files/ was read: {archive.name} beside it is not a readable zip ({error})"
+        mend = f"fetch {archive.name} again, or take it away if all of it is in files/"
+        return dataclasses.replace(folder, notes=(Remark(reason, (archive.name,), "warning", mend),))
+    counts = f"files/ holds {unpacked:,} reports and {archive.name} {packed:,}"
+    if packed > unpacked:
+        mend = f"unpack {archive.name} whole, or name the place that you mean with layout_options.reports"
+        return Place("zip", archive, notes=(Remark(f"{counts}: the zip was read", ("files/",), "warning", mend),))
+    return dataclasses.replace(folder, notes=(Remark(f"{counts}: files/ was read", (archive.name,), "note"),))
+
+
+def _count(names: Iterable[str]) -> int:
+    """How many of these are a report's."""
+    return sum(REPORT.search(name) is not None for name in names)
 
 
 def read_reports(place: Place, *, wanted: Sequence[str], known: Collection[str], section: Section) -> Reports:

@@ -112,11 +112,50 @@ def test_the_option_names_the_place_of_the_reports(mimic_copy: Path, tmp_path: P
         read(mimic_copy, reports=tmp_path / "empty")
 
 
-def test_texts_come_before_the_zip_and_the_zip_before_the_table(mimic_copy: Path) -> None:
+def zipped(root: Path) -> int:
+    """Pack the texts as the published zip; how many they are."""
+    texts = sorted(root.rglob("s*.txt"))
+    with zipfile.ZipFile(root / mimic_reports.ARCHIVE, "w") as archive:
+        for path in texts:
+            archive.write(path, path.relative_to(root))
+    return len(texts)
+
+
+def test_a_zip_that_is_unpacked_in_part_is_read_itself(mimic_copy: Path, mimic: tuple[Path, Manifest]) -> None:
+    packed = zipped(mimic_copy)
+    whole = read(mimic_copy)
+    assert_same(whole, manifest_of(plans(), mimic_copy))
+    equal = remark(whole.notes, f"files/ holds {packed} reports and mimic-cxr-reports.zip {packed}: files/ was read")
+    assert (equal.level, equal.ids) == ("note", (mimic_reports.ARCHIVE,))
+    for path in sorted(mimic_copy.rglob("s*.txt"))[2:]:
+        path.unlink()
+    found = read(mimic_copy)
+    assert_same(found, manifest_of(plans(), mimic_copy))
+    assert [r for r in (*found.drops, *found.notes) if r.level == "error"] == []
+    fuller = remark(found.notes, f"files/ holds 2 reports and mimic-cxr-reports.zip {packed}: the zip was read")
+    assert (fuller.level, fuller.ids) == ("warning", ("files/",))
+    assert fuller.mend == (
+        "unpack mimic-cxr-reports.zip whole, or name the place that you mean with layout_options.reports"
+    )
+    assert len(read(mimic_copy, reports=mimic_copy / "files").frame["study_id"].unique()) <= 2
+
+
+def test_a_zip_that_cannot_be_read_leaves_the_texts(mimic_copy: Path) -> None:
+    zipped(mimic_copy)
+    file = mimic_copy / mimic_reports.ARCHIVE
+    file.write_bytes(file.read_bytes()[:200])
+    found = read(mimic_copy)
+    assert_same(found, manifest_of(plans(), mimic_copy))
+    (note,) = [r for r in found.notes if "not a readable zip" in r.reason]
+    assert (note.level, note.ids) == ("warning", (mimic_reports.ARCHIVE,))
+    assert note.reason.startswith("files/ was read: mimic-cxr-reports.zip beside it is not a readable zip (")
+
+
+def test_texts_come_before_the_table_and_so_does_the_zip(mimic_copy: Path) -> None:
     texts = [str(p.relative_to(mimic_copy / "files")) for p in mimic_copy.rglob("*.txt")]
-    (mimic_copy / mimic_reports.ARCHIVE).write_bytes(b"")
     (mimic_copy / "mimic_cxr_sectioned.csv.gz").write_bytes(b"")
     assert mimic_reports.locate(mimic_copy, named=None, texts=texts).kind == "folder"
+    (mimic_copy / mimic_reports.ARCHIVE).write_bytes(b"")
     assert mimic_reports.locate(mimic_copy, named=None, texts=[]).kind == "zip"
     (mimic_copy / mimic_reports.ARCHIVE).unlink()
     assert mimic_reports.locate(mimic_copy, named=None, texts=[]).path.name == "mimic_cxr_sectioned.csv.gz"
