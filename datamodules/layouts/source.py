@@ -59,11 +59,14 @@ def require_columns(frame: pd.DataFrame, *, file: Path, options: dict[str, str])
         options: column name → how the user changes that name.
 
     Raises:
-        ValueError: naming the file, the missing column, the existing ones and the option.
+        ValueError: naming the file, all missing columns, the existing ones and the options.
     """
-    for column, option in options.items():
-        if column not in frame.columns:
-            raise ValueError(f"{file}: column {column!r} is missing; it has {list(map(str, frame.columns))}; {option}")
+    missing = [column for column in options if column not in frame.columns]
+    if missing:
+        names = ", ".join(map(repr, missing))
+        what = f"column {names} is missing" if len(missing) == 1 else f"columns {names} are missing"
+        mend = ", ".join(dict.fromkeys(options[column] for column in missing))
+        raise ValueError(f"{file}: {what}; it has {list(map(str, frame.columns))}; {mend}")
 
 
 def find_file(root: Path, names: Sequence[str]) -> Path | None:

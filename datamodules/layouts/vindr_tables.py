@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from datamodules.layouts.source import find_file, read_csv, require_file, with_gz
+from datamodules.layouts.source import find_file, read_csv, require_columns, require_file, with_gz
 from datamodules.layouts.vindr_boxes import EDGES
 from datamodules.manifest import Remark
 
@@ -137,14 +137,9 @@ def read_kaggle(folder: Path) -> Readings:
 def _classes(table: pd.DataFrame, file: Path, part: str) -> tuple[pd.DataFrame, list[Remark], list[Remark]]:
     """A row a reading with a bool for each class; the drops and the notes."""
     names = list(LABELS)
-    missing = [name for name in names if name not in table]
-    if missing:
-        raise ValueError(
-            f"{file}: column {missing[0]!r} is missing; it has {list(table.columns)}; take the file as it is published"
-        )
+    needed = names if part == "test" else ["rad_id", *names]
+    require_columns(table, file=file, options=dict.fromkeys(needed, "take the file as it is published"))
     if "rad_id" not in table:
-        if part == "train":
-            raise ValueError(f"{file}: column 'rad_id' is missing; take the file as it is published")
         # The test part is one consensus of five readers.
         table = table.assign(rad_id=CONSENSUS)
     values = table[names].apply(lambda column: column.str.strip())

@@ -306,7 +306,8 @@ def test_missing_files_and_columns(tmp_path):
         layouts.read("nih", folder, splits="hashed")
     (folder / "Data_Entry_2017.csv").write_text("Image Index,Finding Labels\n")
     with pytest.raises(
-        ValueError, match=r"Data_Entry_2017.csv: column 'Patient ID' is missing; it has \['Image Index'"
+        ValueError,
+        match=r"Data_Entry_2017.csv: columns 'Patient ID', 'View Position' are missing; it has \['Image Index'",
     ):
         layouts.read("nih", folder)
     with pytest.raises(FileNotFoundError, match=r"has no Data_Entry_2017_v2020.csv.gz or .* or Data_Entry_2017.csv;"):

@@ -182,6 +182,12 @@ def test_a_table_of_texts(tmp_path):
         ({}, {"text_column": "note"}, r"t.csv: column 'note' is missing.*layout_options.text_column"),
         ({}, {"patient_column": "id"}, r"column 'id' is missing.*patient_column \(null if each row is a patient"),
         ({}, {"label_columns": {"Edema": "e"}}, r"column 'e' is missing.*layout_options.label_columns.Edema"),
+        (
+            {},
+            {"image_column": "file", "text_column": "note", "patient_column": "id"},
+            r"t.csv: columns 'file', 'note', 'id' are missing; it has \[.*\]; set layout_options.image_column "
+            r"\(null if there is none\), set layout_options.text_column .*, set layout_options.patient_column \(null",
+        ),
         ({}, {"label_columns": {"Hernia": "image"}}, "label_columns: 'Hernia' is not a finding"),
         ({"view": ["PA", "PA", "oblique"]}, {}, r"t.csv: row 4: view 'oblique' is not known \(1 rows"),
         ({"split": ["train", "test", "test"]}, {}, r"t.csv: table: patient p is in several splits"),
