@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+GZIP = b"\x1f\x8b"  # how a gzipped file begins
 
 
 def open_root(root: str | Path | None, *, layout: str, expected: str) -> Path:
@@ -94,7 +95,9 @@ def with_gz(*names: str) -> list[str]:
 
 
 def read_csv(path: Path, *, columns: Sequence[str] = (), sep: str = ",", first: int | None = None) -> pd.DataFrame:
-    """A CSV, gzipped if its name ends in .gz, with all fields as text and "" for empty ones.
+    """A CSV, gzipped or not, with all fields as text and "" for empty ones.
+
+    Its first bytes tell whether it is gzipped, not its name: browsers unpack a .csv.gz and keep the name.
 
     Args:
         path: local or remote.
@@ -127,7 +130,7 @@ def read_csv(path: Path, *, columns: Sequence[str] = (), sep: str = ",", first: 
 
 
 def read_text(path: Path) -> str:
-    """A text file, gzipped if its name ends in .gz.
+    """A text file, gzipped or not, whatever its name says.
 
     Raises:
         ValueError: naming the file, when it is not UTF-8 or cut off.
@@ -141,10 +144,21 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path}: cannot be unpacked ({error}); fetch the file again") from error
 
 
+def read_start(path: Path, *, size: int = 1000) -> str:
+    """The first `size` bytes of a text file, gzipped or not; "" where they cannot be read or unpacked."""
+    try:
+        with _unpacked(path) as file:
+            return file.read(size).decode("utf-8-sig", errors="replace")
+    except (OSError, EOFError, zlib.error):
+        return ""
+
+
 @contextlib.contextmanager
 def _unpacked(path: Path) -> Iterator[BinaryIO]:
     with path.open("rb") as raw:
-        if path.name.endswith(".gz"):
+        packed = raw.read(len(GZIP)) == GZIP
+        raw.seek(0)
+        if packed:
             with gzip.open(raw) as file:
                 yield cast(BinaryIO, file)
         else:

@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from datamodules.layouts.source import read_csv, read_text
+from datamodules.layouts.source import read_csv, read_start, read_text
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
@@ -52,3 +52,30 @@ def test_texts_name_their_file(tmp_path):
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"plain")[:-9])
     with pytest.raises(ValueError, match=r"a.txt.gz: cannot be unpacked .*; fetch"):
         read_text(tmp_path / "a.txt.gz")
+
+
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", "a,b\n1,\n"])
+def test_what_a_browser_unpacked_or_a_user_renamed_is_read_as_it_is(tmp_path, text):
+    plain, packed = tmp_path / "plain.csv.gz", tmp_path / "packed.csv"
+    plain.write_text(text)
+    packed.write_bytes(gzip.compress(text.encode()))
+    for path in (plain, packed):
+        table = read_csv(path, columns=("a", "b"))
+        assert table.to_csv(index=False, lineterminator="\n") == text
+        assert read_text(path) == text
+        assert read_start(path, size=3) == "a,b"
+    packed.write_bytes(gzip.compress(text.encode())[:-9])
+    with pytest.raises(ValueError, match=r"packed.csv: cannot be read as a table .*; fetch the file again"):
+        read_csv(packed)
+    plain.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"plain.csv.gz: is empty; fetch the file again"):
+        read_csv(plain)
+    assert read_start(plain) == ""
+
+
+def test_all_missing_columns_are_named(tmp_path):
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"a.csv: columns 'c', 'd' are missing; it has \['a', 'b'\]; take the file as"):
+        read_csv(tmp_path / "a.csv", columns=("c", "a", "d"))
+    with pytest.raises(ValueError, match=r"a.csv: column 'c' is missing; it has \['a', 'b'\]; take the file as"):
+        read_csv(tmp_path / "a.csv", columns=("c", "a"))
