@@ -100,8 +100,8 @@ def locate(root: Path, *, named: str | Path | None, texts: Sequence[str]) -> Pla
     if named is None:
         archive, table = find_file(root, [ARCHIVE]), find_file(root, TABLES)
         if unpacked := _count(texts):
-            folder = Place("folder", root / "files", tuple(texts))
-            return folder if archive is None else _fuller(folder, archive, unpacked=unpacked)
+            place = Place("folder", root / "files", tuple(texts))
+            return place if archive is None else _fuller(place, archive, unpacked=unpacked)
         if archive is None and table is None:
             raise FileNotFoundError(f"layout mimic_cxr: {root} has no reports; expected {EXPECTED}; {mend}")
         return Place("zip", archive) if archive is not None else Place("table", table or root)
