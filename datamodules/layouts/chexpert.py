@@ -9,13 +9,14 @@ the test set (500 patients, 668 images) is a download of its own. So what become
 `read`. Ages are cut off at 90 by de-identification.
 """
 
-import gzip
+import itertools
+import re
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
-from datamodules.layouts.source import IMAGE_SUFFIXES, find_file, open_root, read_csv, with_gz
+from datamodules.layouts.source import IMAGE_SUFFIXES, find_file, open_root, read_csv, read_start, with_gz
 from datamodules.layouts.stanford import (
     PLUS_TABLE,
     Splits,
@@ -49,7 +50,7 @@ PUBLISHED_TEST = {"images": 668, "studies": 500, "patients": 500}
 
 
 def recognise(root: Path) -> bool:
-    """Whether this folder, or one folder CheXpert* in it, holds CheXpert's train.csv (and not CheXpert-Plus)."""
+    """Whether this folder, or one folder CheXpert* in it, holds CheXpert's train.csv or valid.csv, and not the Plus."""
     return len(bases(root)) == 1 and find_file(root, with_gz(PLUS_TABLE)) is None
 
 
@@ -143,7 +144,7 @@ def read(
 
 
 def bases(root: Path) -> list[Path]:
-    """The folders with CheXpert's train.csv: the root, else those in it that begin with its name."""
+    """The folders with CheXpert's train.csv or valid.csv: the root, else those in it that begin with its name."""
     if root.is_file():
         return []
     if _has_table(root):
@@ -153,16 +154,24 @@ def bases(root: Path) -> list[Path]:
 
 
 def _has_table(folder: Path) -> bool:
-    """Whether a train.csv there begins as CheXpert's does: other data sets have a train.csv too."""
-    file = find_file(folder, with_gz(TRAIN["chexpert"]))
-    if file is None:
-        return False
-    try:
-        with file.open("rb") as raw:
-            data = gzip.GzipFile(fileobj=raw).read(200) if file.name.endswith(".gz") else raw.read(200)
-    except (OSError, EOFError):
-        return False
-    return data.removeprefix(b"\xef\xbb\xbf").startswith(b"Path,") and b"AP/PA" in data
+    """Whether a table there is CheXpert's by its header: other data sets have a train.csv too.
+
+    Where there is no header, the name of the folder or the patients in it tell, so that reading it names the damage.
+    """
+    files = [find_file(folder, with_gz(name)) for name in (TRAIN["chexpert"], *VALID)]
+    headers = [read_start(file).split("\n")[0].strip().split(",") for file in files if file is not None]
+    # One of its columns may be lost.
+    if any(len(set(header) & {"Path", "Frontal/Lateral", "AP/PA"}) > 1 for header in headers):
+        return True
+    damaged = any(len(header) == 1 for header in headers)
+    return damaged and (folder.name.lower().startswith("chexpert") or _has_patients(folder))
+
+
+def _has_patients(folder: Path) -> bool:
+    places = [folder / name for name in ("train", "valid") if (folder / name).is_dir()]
+    # A look at the first few: there are 64,540.
+    first = [child.name for place in places for child in itertools.islice(place.iterdir(), 5)]
+    return any(re.fullmatch(r"patient\d{5}", name) for name in first)
 
 
 def _base(folder: Path) -> Path:

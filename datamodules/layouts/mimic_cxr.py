@@ -10,6 +10,7 @@ Views: LL is the DICOM term for a left lateral. The few odd ones are mapped wher
 obliques, a swimmer's view and the empty ones (about 15,800) are unknown.
 """
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from datamodules.layouts import mimic_reports
-from datamodules.layouts.source import IMAGE_SUFFIXES, find_file, list_files, open_root, read_csv, require_file, with_gz
+from datamodules.layouts.source import IMAGE_SUFFIXES, list_files, open_root, read_csv, require_file, with_gz
 from datamodules.manifest import Manifest, Remark, make_manifest
 from datamodules.reports.labels import FINDINGS, SPLITS
 from datamodules.reports.sections import Section
@@ -48,6 +49,8 @@ INFERRED_VIEWS = {
     "RL": "LATERAL",
     "XTABLE LATERAL": "LATERAL",
 }
+# 2.1.0 keeps the names of 2.0.0 and adds one table of its own.
+TABLE = re.compile(r"mimic-cxr-2\.\d\.\d-[\w-]+\.csv(\.gz)?")
 AGAIN = "fetch the table again from PhysioNet"
 
 
@@ -121,8 +124,10 @@ def read(
 
 
 def recognise(root: Path) -> bool:
-    """Whether the folder has MIMIC-CXR-JPG's metadata table."""
-    return find_file(root, with_gz("mimic-cxr-2.0.0-metadata.csv")) is not None
+    """Whether the folder has one of MIMIC-CXR-JPG's tables, of any version, or MIMIC-CXR's zip of reports."""
+    if not root.is_dir():
+        return False
+    return any(TABLE.fullmatch(file.name) or file.name == mimic_reports.ARCHIVE for file in root.iterdir())
 
 
 def _file(folder: Path, name: str) -> Path:

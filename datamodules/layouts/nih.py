@@ -59,8 +59,8 @@ PUBLISHED = {"images": 112_120, "studies": 112_120, "patients": 30_805, "test": 
 
 
 def recognise(root: Path) -> bool:
-    """Whether this folder holds NIH's entry table."""
-    return find_file(root, with_gz(*ENTRY_FILES)) is not None
+    """Whether this folder holds NIH's entry table, its boxes or its list of train_val."""
+    return find_file(root, [*with_gz(*ENTRY_FILES, BOX_FILE), LISTS[0]]) is not None
 
 
 def read(

@@ -109,7 +109,7 @@ def recognise(root: Path) -> bool:
     """Whether this is the archive of reports, or a folder with it, unpacked or as Kaggle's tables."""
     if root.is_file():
         return root.name == ARCHIVE
-    names = (ARCHIVE, openi_kaggle.REPORTS)
+    names = (ARCHIVE, openi_kaggle.REPORTS, openi_kaggle.PROJECTIONS)
     return any((root / name).is_file() for name in names) or root.name == FOLDER or (root / FOLDER).is_dir()
 
 

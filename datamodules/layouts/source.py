@@ -124,6 +124,8 @@ def read_csv(path: Path, *, columns: Sequence[str] = (), sep: str = ",", first: 
         cut = _cut_rows(path, sep=sep, fields=table.shape[1])
         if cut:
             raise ValueError(f"{path}: row {cut[0]} has fewer fields than the header ({len(cut)} rows do); {again}")
+    if table.shape[1] == 1 < len(columns):
+        raise ValueError(f"{path}: cannot be read as a table (it begins with {str(table.columns[0])[:60]!r}); {again}")
     if columns:
         require_columns(table, file=path, options=dict.fromkeys(columns, "take the file as it is published"))
     return table

@@ -49,13 +49,10 @@ def _every_table() -> list[Fault]:
         if file.endswith(".gz"):
             changes.append(("cut gzip", cut, "cannot be read as a table", FETCH))
         else:
-            # CheXpert looks into its table to know it: an empty one is none.
-            what = "(is empty|has no train.csv)"
-            changes.append(("empty table", lambda p: p.write_bytes(b""), what, FETCH))
+            changes.append(("empty table", lambda p: p.write_bytes(b""), "is empty", FETCH))
         for name, change, what, mend in changes:
-            place = "" if name == "empty table" else f"{Path(file).name}: "
-            more = {"options": options, "named": name == "empty table"}
-            found.append(Fault(name, layout, on(file, change), "error", place + what, mend, **more))
+            what = f"{Path(file).name}: {what}"
+            found.append(Fault(name, layout, on(file, change), "error", what, mend, options=options))
     return found
 
 

@@ -91,6 +91,22 @@ def test_recognise(mimic: tuple[Path, Manifest], tmp_path: Path) -> None:
     assert recognise(mimic[0])
     assert not recognise(tmp_path)
     assert not recognise(mimic[0] / "mimic-cxr-2.0.0-split.csv")
+    assert not recognise(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("mimic-cxr-2.0.0-split.csv", "mimic-cxr-2.0.0-negbio.csv.gz", "mimic-cxr-2.1.0-test-set-labeled.csv"),
+        "mimic-cxr-reports.zip",
+    ],
+)
+def test_one_of_the_files_is_enough_to_name_the_missing_ones(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    assert recognise(tmp_path)
+    missing = r"has no mimic-cxr-2\.0\.0-metadata\.csv\.gz or mimic-cxr-2\.0\.0-metadata\.csv; .*fetch"
+    with pytest.raises(FileNotFoundError, match=missing):
+        read(tmp_path)
 
 
 def test_the_published_splits_add_up() -> None:

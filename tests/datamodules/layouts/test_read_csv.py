@@ -73,6 +73,13 @@ def test_what_a_browser_unpacked_or_a_user_renamed_is_read_as_it_is(tmp_path, te
     assert read_start(plain) == ""
 
 
+def test_what_has_one_column_where_several_are_wanted_is_no_table(tmp_path):
+    (tmp_path / "a.csv.gz").write_text("<!DOCTYPE html>\n<p>Log in</p>\n")
+    with pytest.raises(ValueError, match=r"cannot be read as a table \(it begins with '<!DOCTYPE html>'\); fetch the"):
+        read_csv(tmp_path / "a.csv.gz", columns=("a", "b"))
+    assert read_csv(tmp_path / "a.csv.gz").shape == (1, 1)
+
+
 def test_all_missing_columns_are_named(tmp_path):
     (tmp_path / "a.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match=r"a.csv: columns 'c', 'd' are missing; it has \['a', 'b'\]; take the file as"):
