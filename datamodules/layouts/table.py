@@ -1,12 +1,14 @@
 """Any CSV or Parquet table with a column of image paths, a column of texts, and patients; the rest is optional."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from datamodules.layouts.source import hashed_split, open_root, read_csv, require_columns
+from datamodules.images import DICOM
+from datamodules.layouts.source import IMAGE_SUFFIXES, hashed_split, open_root, read_csv, require_columns
 from datamodules.layouts.table_pictures import find_pictures
 from datamodules.layouts.views import normalise_views
 from datamodules.manifest import Manifest, Remark, make_manifest
@@ -26,6 +28,8 @@ SPLIT_NAMES = {
 }
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 EXPECTED = "a table (*.csv, *.csv.gz or *.parquet), or be it, with image paths relative to the table"
+SUFFIXES_OF_PICTURES = (*IMAGE_SUFFIXES, *DICOM, ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2")
+_FOLDERS = re.compile(r"[/\\]+")
 OLDEST = 110.0
 # What may be positive in a study without a finding.
 NO_FINDING, DEVICES = "No Finding", "Support Devices"
@@ -67,7 +71,8 @@ def read(
         seed: of the split.
 
     Returns:
-        One row a row of the table. Rows without their picture, and rows that repeat another in every column, are in
+        One row a row of the table. Its image id is the picture's path with "_" between folders and without the suffix,
+        unless two would be alike. Rows without their picture, and rows that repeat another in every column, are in
         `drops`. Columns `age` (years, cleared outside 0 to 110) and `sex` are read where they exist.
 
     Raises:
@@ -109,7 +114,7 @@ def read(
     if image_column:
         names = _texts(table[image_column])
         _refuse_empty(names, path, f"no image path in column {image_column!r}", "name one or remove the row")
-        frame["image_id"] = _image_ids(names)
+        frame["image_id"] = image_ids(names)
     else:
         frame["image_id"] = [f"{path.stem}-{row}" for row in range(2, len(table) + 2)]
     frame["patient_id"] = _texts(table[patient_column]) if patient_column else frame["image_id"]
@@ -182,6 +187,19 @@ def recognise(root: Path) -> bool:
     return root.is_dir() and len(_tables(root)) == 1
 
 
+def image_ids(names: pd.Series) -> pd.Series:
+    """The names with "_" between folders and without the suffix, if it is one of a picture: 1.2.840.1 ends in none.
+
+    Different names that would be alike so (x.png and x.jpg, a/b.png and a_b.png) keep their suffix, else their folders.
+    """
+    stems = names.str.replace(rf"(?<=[^/\\])(?i:{'|'.join(map(re.escape, SUFFIXES_OF_PICTURES))})$", "", regex=True)
+    ids = stems.str.replace(_FOLDERS, "_", regex=True)
+    longer = names.str.replace(_FOLDERS, "_", regex=True)
+    while (alike := names.groupby(ids).transform("nunique") > 1).any():
+        ids, longer = longer.where(alike, ids), names
+    return ids
+
+
 def _tables(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.name.endswith(SUFFIXES) and not p.name.startswith("."))
 
@@ -224,10 +242,6 @@ def _refuse_empty(texts: pd.Series, path: Path, what: str, mend: str) -> None:
     empty = np.flatnonzero((texts == "").to_numpy())
     if len(empty):
         raise ValueError(f"{path}: row {empty[0] + 2}: {what} ({len(empty)} rows); {mend}")
-
-
-def _image_ids(names: pd.Series) -> pd.Series:
-    return names.str.replace(r"\.[A-Za-z0-9]+$", "", regex=True).str.replace(r"[/\\]+", "_", regex=True)
 
 
 def _splits(names: pd.Series, path: Path) -> pd.Series:

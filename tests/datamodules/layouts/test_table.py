@@ -100,6 +100,30 @@ def test_reads_all_columns(tmp_path):
     assert (there.drops, there.notes) == (manifest.drops, manifest.notes)
 
 
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (["1.2.840.1", "1.2.840.2", "dicom/1.2.840.3"], ["1.2.840.1", "1.2.840.2", "dicom_1.2.840.3"]),
+        (["a/x.png", "a/x.jpg", "a/y.PNG"], ["a_x.png", "a_x.jpg", "a_y"]),
+        (["a/b.png", "a_b.png", "c.Dicom"], ["a/b.png", "a_b.png", "c"]),
+        (["v1.2.jpeg", "scan.nii", "e.tiff", "f.dcm.png", ".png"], ["v1.2", "scan.nii", "e", "f.dcm", ".png"]),
+        (["x.png", "x.jpg", "x.png.png"], ["x.png", "x.jpg", "x.png.png"]),
+    ],
+)
+def test_image_ids_are_names_without_the_suffix_unless_two_would_be_alike(tmp_path, names, ids):
+    rows = pd.DataFrame({"image": names, "report": "x", "patient": "p"})
+    rows.to_csv(tmp_path / "t.csv", index=False)
+    assert layouts.read("table", tmp_path, images=False).frame["image_id"].tolist() == ids
+
+
+NAMES = st.builds(str.__add__, st.text(alphabet="a./_", min_size=1, max_size=3), st.sampled_from(["", ".png", ".JPG"]))
+
+
+@given(st.lists(NAMES, min_size=1, unique=True))
+def test_different_names_have_different_ids(names):
+    assert layout.image_ids(pd.Series(names)).is_unique
+
+
 def test_a_section_drops_the_rows_without_it(tmp_path):
     pictures(tmp_path)
     texts = ["FINDINGS: Clear.\nIMPRESSION: Normal.", "", "IMPRESSION: Normal."]
