@@ -7,7 +7,7 @@ import importlib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 if TYPE_CHECKING:
     from datamodules.manifest import Manifest
@@ -24,25 +24,35 @@ def write(layout: str, out: str | Path, *, studies: int, seed: int = 0, size: in
         studies: how many phantoms, ≥ 1.
         seed: of the phantoms.
         size: side of the pictures in pixels, before a layout crops or pads them.
-        options: what that layout's `write` takes besides, e.g. which variant of the data set.
+        options: what that layout's `write` takes besides, e.g. which variant of the data set; each is a bool or one of
+            the values that its `Literal` lists.
 
     Returns:
         The manifest that the layout's `read` must give with its default options.
 
     Raises:
-        ValueError: for a layout or an option that does not exist, or a folder that is not empty.
+        ValueError: for a layout, an option or a value that does not exist, or a folder that is not empty.
     """
     if layout not in NAMES:
         raise ValueError(f"no phantom is written as {layout!r}; expected one of {sorted(NAMES)}")
     if studies < 1:
         raise ValueError(f"expected at least 1 study, found {studies}")
-    out = Path(out)
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} is not empty; name a new folder, nothing is written over")
-    out.mkdir(parents=True, exist_ok=True)
     function: Callable[..., Manifest] = importlib.import_module(f"datamodules.phantom.disk.{layout}").write
     known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise ValueError(f"the writer of {layout} has no option {unknown[0]!r}; its options are {known}")
+    types = get_type_hints(function)
+    for name, value in options.items():
+        choices = get_args(types[name]) or (True, False)
+        # Not by == alone: 1 is no bool.
+        if not any(type(value) is type(choice) and value == choice for choice in choices):
+            raise ValueError(
+                f"the writer of {layout}: {name} {value!r} does not exist; expected one of {list(choices)}, on the "
+                f"command line {' or '.join(str(c).lower() for c in choices)}"
+            )
+    out = Path(out)
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty; name a new folder, nothing is written over")
+    out.mkdir(parents=True, exist_ok=True)
     return function(out, studies=studies, seed=seed, size=size, **options)
