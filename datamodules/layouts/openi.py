@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from datamodules.layouts import openi_kaggle
 from datamodules.layouts.openi_report import Report, Source, is_published_name, picture_key, tag_labels, tag_notes
+from datamodules.layouts.openi_splits import assign_splits
 from datamodules.layouts.openi_views import FRONTAL, merge_views, read_views
 from datamodules.layouts.source import hashed_split, list_files, open_root
 from datamodules.manifest import Manifest, Remark, make_manifest
@@ -36,6 +37,7 @@ def read(
     views: str | None = None,
     frontal: Literal["PA", "unknown"] = "PA",
     seed: int = 0,
+    split_file: str | None = None,
 ) -> Manifest:
     """Read the reports and the pictures that they name.
 
@@ -49,6 +51,8 @@ def read(
         frontal: the view of a picture that is only known as frontal. "PA" is right for 93 % of the 2,140 frontal
             pictures whose DICOM header names a view; the captions do not tell the others.
         seed: of the split by patient, 80/10/10; the data set has no official one. Both editions split alike.
+        split_file: a CSV of reports or pictures and their split instead, see `openi_splits.assign_splits`; what it
+            does not name goes to `drops`.
 
     Returns:
         One row a picture on disk. Where no picture at all is on disk it is one row a report, image ""; a report that
@@ -95,9 +99,13 @@ def read(
             f"layout openi: no report with the section {section!r} has a picture under {path}; {PICTURES}, "
             "or set layout_options.images to false"
         )
-    splits = hashed_split([row["patient_id"] for row in rows], seed=seed)
-    for row, split in zip(rows, splits, strict=True):
-        row["split"] = split
+    if split_file is None:
+        splits = hashed_split([row["patient_id"] for row in rows], seed=seed)
+        rows = [row | {"split": split} for row, split in zip(rows, splits, strict=True)]
+    else:
+        rows, lost, told = assign_splits(rows, reports=source.reports, file=split_file)
+        drops, notes = drops + lost, notes + told
+    for row in rows:
         del row["caption"]
     try:
         return make_manifest(rows, source="openi", drops=drops, notes=notes)
