@@ -52,6 +52,7 @@ INFERRED_VIEWS = {
 # 2.1.0 keeps the names of 2.0.0 and adds one table of its own.
 TABLE = re.compile(r"mimic-cxr-2\.\d\.\d-[\w-]+\.csv(\.gz)?")
 AGAIN = "fetch the table again from PhysioNet"
+FEW = "the published tables lack a few studies; where they are many, fetch the table of labels again"
 
 
 def read(
@@ -225,7 +226,7 @@ def _labelled(frame: pd.DataFrame, file: Path, *, notes: list[Remark]) -> pd.Dat
         ("repeated row of the label table, the first was taken", again, "error", "remove the row"),
         ("label row of a study that is in no other table", first.loc[orphan, "study_id"], "warning", AGAIN),
         ("label row names another patient than the metadata does", strangers, "error", AGAIN),
-        ("study without a label row, its labels are unknown", frame.loc[~labelled, "image_id"], "warning", ""),
+        ("study without a label row, its labels are unknown", frame.loc[~labelled, "image_id"], "warning", FEW),
         ("No Finding beside a finding", frame.loc[contradictory, "image_id"], "warning", "look at the report"),
     ):
         notes.append(Remark(reason, tuple(ids), level, mend))  # type: ignore[arg-type]
