@@ -1,0 +1,112 @@
+"""CheXbert's form on a network of a few weights: heads, order, both kinds of file, and one interface with the rules."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from callbacks.metrics.chexbert import HEADS, CheXbert, rules_or_network
+from datamodules.reports.labels import FINDINGS
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "no", "effusion", "edema", "nodule", "."]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A CheXbert of two layers and nine words."""
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    ).save_pretrained(tmp_path)
+    config = BertConfig(
+        vocab_size=len(WORDS), hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
+    )
+    config.save_pretrained(tmp_path)
+    weights = {f"bert.{name}": tensor.clone() for name, tensor in BertModel(config).state_dict().items()}
+    for n, name in enumerate(HEADS):
+        classes = 2 if name == "No Finding" else 4
+        weights[f"linear_heads.{n}.weight"] = torch.randn(classes, 8)
+        weights[f"linear_heads.{n}.bias"] = torch.zeros(classes)
+    save_file(weights, tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def change(folder: Path, name: str, tensor: torch.Tensor | None) -> None:
+    weights = load_file(folder / "model.safetensors")
+    if tensor is None:
+        del weights[name]
+    else:
+        weights[name] = tensor
+    save_file(weights, folder / "model.safetensors")
+
+
+def test_each_head_gives_its_own_finding_and_class(folder: Path) -> None:
+    for n in range(14):
+        change(folder, f"linear_heads.{n}.weight", torch.zeros(4 if n < 13 else 2, 8))
+        bias = torch.zeros(4 if n < 13 else 2)
+        bias[n % 4 if n < 13 else 1] = 1
+        change(folder, f"linear_heads.{n}.bias", bias)
+    (labels,) = CheXbert(folder).labels(["No effusion."])
+    values = [float("nan"), 1.0, 0.0, -1.0]
+    expected = {name: values[n % 4] for n, name in enumerate(HEADS[:13])} | {"No Finding": 1.0}
+    np.testing.assert_array_equal(labels, np.array([expected[name] for name in FINDINGS], dtype=np.float32))
+
+
+def test_labels_are_those_of_bert_and_its_heads_one_text_at_a_time(folder: Path) -> None:
+    texts = ["no effusion .", "edema", "", "nodule no nodule . effusion\n edema unknown"]
+    network = CheXbert(folder)
+    labels = network.labels(texts, batch_size=2)
+    assert np.isnan(labels[2]).all()
+    for text, row in zip(texts, labels, strict=True):
+        if not text:
+            continue
+        tokens = [2, *(WORDS.index(w) if w in WORDS else 1 for w in text.split()), 3]
+        with torch.inference_mode():
+            hidden = network.bert(torch.tensor([tokens])).last_hidden_state[0, 0]
+            classes = [int(head(hidden).argmax()) for head in network.linear_heads]
+        expected = {n: [np.nan, 1, 0, -1][c] for n, c in zip(HEADS, classes, strict=True)}
+        np.testing.assert_array_equal(row, np.array([expected[name] for name in FINDINGS], dtype=np.float32))
+
+
+def test_long_reports_are_cut_at_what_bert_can_read(folder: Path) -> None:
+    assert CheXbert(folder).labels(["effusion " * 2000]).shape == (1, 14)
+
+
+def test_the_published_file_is_read_as_it_is(folder: Path) -> None:
+    before = CheXbert(folder).labels(["edema", "no nodule"])
+    weights = load_file(folder / "model.safetensors")
+    saved = {f"module.{name}": tensor for name, tensor in weights.items()}
+    saved["module.bert.embeddings.position_ids"] = torch.arange(512)[None]
+    torch.save({"model_state_dict": saved}, folder / "chexbert.pth")
+    (folder / "model.safetensors").unlink()
+    np.testing.assert_array_equal(CheXbert(folder).labels(["edema", "no nodule"]), before)
+
+
+def test_other_weights_and_missing_files_are_named(folder: Path, tmp_path: Path) -> None:
+    change(folder, "linear_heads.3.bias", None)
+    with pytest.raises(ValueError, match=r"missing \['linear_heads.3.bias'\]"):
+        CheXbert(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"neither model.safetensors nor chexbert.pth"):
+        CheXbert(folder)
+    with pytest.raises(FileNotFoundError, match=r"config.json is missing; expected a folder"):
+        CheXbert(tmp_path / "nowhere")
+
+
+def test_rules_and_network_share_an_interface(folder: Path) -> None:
+    texts = ["Small left effusion. No edema.", ""]
+    rules = rules_or_network("rules")(texts)
+    assert rules[0, FINDINGS.index("Pleural Effusion")] == 1
+    assert rules[0, FINDINGS.index("Edema")] == 0
+    network = rules_or_network(str(folder))(texts)
+    assert network.shape == rules.shape == (2, 14)
+    assert network.dtype == rules.dtype == np.float32
+    assert rules_or_network("rules")([]).shape == rules_or_network(str(folder))([]).shape == (0, 14)
