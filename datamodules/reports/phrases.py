@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SCHEMA = 1
-# A number with its decimals is one token, so that "1.5 cm" does not end a sentence; an empty line does.
-TOKEN = re.compile(r"\d+\.\d+|[a-z0-9]+|[.;?!,:/()]|\n[ \t]*\n")
-SENTENCE_ENDS = frozenset(".;?!")
+SCHEMA = 2
+# A number with its decimals is one token, so that "1.5 cm" does not end a sentence.
+TOKEN = re.compile(r"\d+\.\d+|[a-z0-9]+|[.?,:/()]")
+SENTENCE_END = re.compile(r"[;?!]|(?<!\bvs)(?<!\bdr)\.(?!(?<=\d\.)\d)|\n[ \t]*\n", re.IGNORECASE)
+ALTERNATIVES = re.compile(r"\{([^{}]*)\}")
 CUES = (
     "absent_before",
     "absent_after",
@@ -44,29 +45,51 @@ class Role(NamedTuple):
     value: str
 
 
+class Meaning(NamedTuple):
+    """All that a phrase may mean: its roles, and the first value of each kind."""
+
+    roles: tuple[Role, ...]
+    values: dict[str, str]
+
+
 class Match(NamedTuple):
     """A phrase found at tokens first..last-1 of a sentence."""
 
     first: int
     last: int
-    roles: tuple[Role, ...]
+    meaning: Meaning
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """All its roles, in the order of phrases.json's sections."""
+        return self.meaning.roles
 
     def value(self, kind: str) -> str | None:
         """The canonical word of that kind, None if the phrase has no such meaning."""
-        for role in self.roles:
-            if role.kind == kind:
-                return role.value
-        return None
+        return self.meaning.values.get(kind)
 
 
 @dataclass(frozen=True)
 class Entity:
-    """A canonical word: its CheXpert label if any, and whether it has a side."""
+    """A canonical word.
+
+    Attributes:
+        word: as it is written in vocabularies and keywords.
+        kind: "pathology" or "anatomy".
+        label: its CheXpert name, if any.
+        lateral: whether it has a side.
+        zone: of the lung, where an anatomy word names one.
+        sign: whether it is what is seen, which other findings explain ("opacity, possibly pneumonia").
+        explains: whether it is named to explain a sign of the lung.
+    """
 
     word: str
     kind: str
     label: str | None
     lateral: bool
+    zone: str | None = None
+    sign: bool = False
+    explains: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,8 +110,8 @@ class Lexicon:
     Attributes:
         entities: canonical word → what it is; pathology and anatomy words do not overlap.
         composed: rules anatomy + quality → finding.
-        functions: single words that steer scopes, by what they do: verbs, articles, links, fillers.
-        trie: nested dictionaries of words; the roles of a phrase that ends at a node stand under "".
+        functions: single words that steer scopes, by what they do: verbs, articles, links, fillers, conclusions.
+        trie: nested dictionaries of words; the meaning of a phrase that ends at a node stands under "".
     """
 
     entities: dict[str, Entity]
@@ -103,31 +126,47 @@ class Lexicon:
             node: Any = self.trie.get(tokens[i].text)
             j, found, end = i + 1, None, i + 1
             while node is not None:
-                roles = node.get("")
-                if roles:
-                    found, end = roles, j
+                meaning = node.get("")
+                if meaning is not None:
+                    found, end = meaning, j
                 if j == n:
                     break
                 node = node.get(tokens[j].text)
                 j += 1
-            if found:
+            if found is not None:
                 yield Match(i, end, found)
             i = end
 
 
-def sentences(text: str) -> Iterator[list[Token]]:
-    """The tokens of each sentence; ends are full stops, semicolons, question and exclamation marks, empty lines."""
-    sentence: list[Token] = []
-    for match in TOKEN.finditer(text.lower()):
-        token = match.group()
-        if token in SENTENCE_ENDS or token[0] == "\n":
-            if sentence:
-                yield sentence
-            sentence = []
-        else:
-            sentence.append(Token(token, match.start(), match.end()))
-    if sentence:
-        yield sentence
+def sentences(text: str) -> Iterator[tuple[int, str]]:
+    """Where each sentence starts, and the sentence without its end but for a question mark.
+
+    Ends are full stops, semicolons, question and exclamation marks and empty lines, but not the point of a number, nor
+    that of "vs.".
+    """
+    start = 0
+    for match in SENTENCE_END.finditer(text):
+        sentence = text[start : match.end() if match[0] == "?" else match.start()]
+        if sentence.strip():
+            yield start, sentence
+        start = match.end()
+    if text[start:].strip():
+        yield start, text[start:]
+
+
+def tokenize(sentence: str) -> list[Token]:
+    """The lower-cased words, numbers and punctuation marks of one sentence."""
+    return [Token(match[0], *match.span()) for match in TOKEN.finditer(sentence.lower())]
+
+
+def expand(phrase: str) -> Iterator[str]:
+    """The phrases that one with alternatives stands for: "cannot be {|entirely} {excluded|ruled out}" is four."""
+    match = ALTERNATIVES.search(phrase)
+    if match is None:
+        yield " ".join(phrase.split())
+        return
+    for alternative in match[1].split("|"):
+        yield from expand(phrase[: match.start()] + alternative + phrase[match.end() :])
 
 
 def plural(phrase: str) -> tuple[str, ...]:
@@ -153,27 +192,31 @@ def lexicon() -> Lexicon:
     entities: dict[str, Entity] = {}
     trie: dict[str, Any] = {}
 
-    def add(phrase: str, role: Role) -> None:
-        node = trie
-        for word in phrase.split():
-            node = node.setdefault(word, {})
-        if role not in node.get("", ()):
-            node[""] = (*node.get("", ()), role)
+    def add(phrases: str, role: Role, *, plurals: bool = False) -> None:
+        for one in expand(phrases):
+            for phrase in plural(one) if plurals else (one,):
+                node = trie
+                for word in phrase.split():
+                    node = node.setdefault(word, {})
+                roles = node[""].roles if "" in node else ()
+                if role not in roles:
+                    roles = (*roles, role)
+                    node[""] = Meaning(roles, {r.kind: r.value for r in reversed(roles)})
 
     for word, entry in data["pathology"].items():
-        entities[word] = Entity(word, "pathology", entry["label"], not entry.get("midline", False))
+        sign, explains = entry.get("sign", False), entry.get("explains", False)
+        lateral = not entry.get("midline", False)
+        entities[word] = Entity(word, "pathology", entry["label"], lateral, sign=sign, explains=explains)
     for word, entry in data["anatomy"].items():
-        entities[word] = Entity(word, "anatomy", None, entry.get("lateral", False))
+        entities[word] = Entity(word, "anatomy", None, entry.get("lateral", False), entry.get("zone"))
     for kind in ("pathology", "anatomy"):
         for word, entry in data[kind].items():
             for phrase in entry["phrases"]:
-                for form in plural(phrase):
-                    add(form, Role(kind, word))
+                add(phrase, Role(kind, word), plurals=True)
     for name, phrases in data["quality"].items():
         for phrase in phrases:
-            for form in plural(phrase) if name == "normal" else (phrase,):
-                add(form, Role("quality", name))
-    for kind in ("side", "severity"):
+            add(phrase, Role("quality", name), plurals=name == "normal")
+    for kind in ("side", "usual_side", "severity"):
         for name, phrases in data[kind].items():
             for phrase in phrases:
                 add(phrase, Role(kind, name))

@@ -111,6 +111,36 @@ CASES = {
         ("cardiomegaly", "present", None, None),
     ],
     "XXXX opacity in the right mid lung.": [("opacity", "present", "right", None)],
+    "Left hydropneumothorax.": [
+        ("pleural effusion", "present", "left", None),
+        ("pneumothorax", "present", "left", None),
+    ],
+    "Moderate left and small right effusions.": [
+        ("pleural effusion", "present", "left", "moderate"),
+        ("pleural effusion", "present", "right", "small"),
+    ],
+    "The venous engorgement is within normal limits.": [("vascular congestion", "absent", None, None)],
+    "Prominent central pulmonary vasculature.": [("vascular congestion", "present", None, None)],
+    "Soft tissue edema.": [],
+    "Is there pneumonia?": [],
+    "Collapse of the right lower lobe.": [("atelectasis", "present", "right", None)],
+    "Atelectasis in the lung bases.": [("atelectasis", "present", "bilateral", None)],
+    "Right middle and lower lobe opacities.": [("opacity", "present", "right", None)],
+    "Opacity in the lingula, likely scarring.": [
+        ("opacity", "present", "left", None),
+        ("scarring", "uncertain", "left", None),
+    ],
+    "Left base opacity. The appearance suggests atelectasis.": [
+        ("opacity", "present", "left", None),
+        ("atelectasis", "uncertain", "left", None),
+    ],
+    "Round density in the left lung.": [("nodule", "present", "left", None)],
+    "Bone density is normal.": [],
+    "Opacity in the left lung seen on both views.": [("opacity", "present", "left", None)],
+    "There is a right effusion. In the right clinical setting this is pneumonia.": [
+        ("pleural effusion", "present", "right", None),
+        ("pneumonia", "present", None, None),
+    ],
 }
 
 
@@ -132,6 +162,25 @@ def test_anatomy_carries_its_side() -> None:
         m.word for m in extract("Opacity in the right lower lobe; the left hemidiaphragm and the heart are normal.")
     ]
     assert words == ["opacity", "right lower lobe", "left hemidiaphragm", "heart", "cardiomegaly"]
+
+
+def test_zone_is_that_of_the_place_named() -> None:
+    text = "Bibasilar atelectasis and left apical scarring. Right upper lobe nodule. Effusion. Opacity in the lingula."
+    found = [(m.word, m.zone) for m in extract(text) if m.kind == "pathology"]
+    assert found == [
+        ("atelectasis", "base"),
+        ("scarring", "apex"),
+        ("nodule", "upper"),
+        ("pleural effusion", None),
+        ("opacity", "mid"),
+    ]
+    assert next(m.zone for m in extract("The right lower lobe is clear.") if m.kind == "anatomy") == "lower"
+
+
+def test_repeated_sentences_keep_their_own_place() -> None:
+    text = "No edema. Left effusion. No edema."
+    found = [(m.start, m.sentence) for m in extract(text) if m.word == "pulmonary edema"]
+    assert found == [(3, 0), (28, 2)]
 
 
 def test_labels_take_the_surest_status() -> None:
@@ -157,24 +206,29 @@ def test_every_label_of_the_lexicon_is_a_finding_and_all_but_no_finding_have_a_w
 
 
 def test_phantom_reports_give_their_own_labels() -> None:
-    right = wrong = 0
+    found = missed = added = agreed = 0
     mismatches = []
-    for index in range(300):
+    for index in range(600):
         one = study(11, index)
         text, _ = choose(split_sections(report(one)), "findings")
         got = np.nan_to_num(labels_of(text), nan=0.0)
         want = study_labels(one)
-        right += int(((got == want) & (want != 0)).sum())
-        wrong += int(((got != want) & (got != 0)).sum()) + int(((got != want) & (want != 0)).sum())
+        both = (got != 0) & (want != 0)
+        found += int(both.sum())
+        agreed += int((got == want)[both].sum())
+        missed += int(((got == 0) & (want != 0)).sum())
+        added += int(((got != 0) & (want == 0)).sum())
         mismatches += [(FINDINGS[k], got[k], want[k], text) for k in np.flatnonzero(got != want)]
-    assert 2 * right / (2 * right + wrong) >= 0.97, mismatches[:5]
+    assert 2 * found / (2 * found + missed + added) >= 0.99, mismatches[:5]
+    assert agreed / found >= 0.99, mismatches[:5]  # present or uncertain, as the study is
 
 
 def test_speed_allows_a_large_archive() -> None:
-    text = choose(split_sections(report(study(11, 3))), "findings")[0]
-    extract(text)
+    # Reports that differ: sentences that were read once are remembered.
+    texts = [report(study(11, index)) for index in range(300)]
+    extract(texts[0])
     start = time.process_time()
-    for _ in range(300):
+    for text in texts:
         extract(text)
-    # 4,000 reports/s were measured on one Zen 4 core; a tenth leaves room for slow machines.
-    assert 300 / (time.process_time() - start) > 400
+    # 5,000 reports/s were measured on one Zen 4 core; a tenth leaves room for slow machines.
+    assert 300 / (time.process_time() - start) > 500
