@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from datamodules.reports.keywords import Keyword, Keywords, keywords_of, parse, verify
-from datamodules.reports.labels import FINDINGS
+from datamodules.reports.labels import FINDINGS, VIEWS
+from datamodules.reports.stop_words import StopList
 from datamodules.reports.vocabulary import Vocabulary, mine
 
 REPORTS = [
@@ -32,7 +33,11 @@ def test_counts_of_four_reports_by_hand(vocabulary: Vocabulary) -> None:
     assert effusion.forms == {"small left pleural effusion": 3}
     assert effusion.findings == {"Pleural Effusion": 3, "Cardiomegaly": 1, "Pneumonia": 1}
     # Counted whatever the status: denied twice, stated once.
-    assert vocabulary.entries["cardiomegaly"].count == 3
+    assert (vocabulary.entries["cardiomegaly"].count, vocabulary.entries["cardiomegaly"].stated) == (3, 1)
+    # "The heart is normal" is no way to write cardiomegaly.
+    assert vocabulary.entries["cardiomegaly"].variants == {"cardiomegaly": 1}
+    assert vocabulary.entries["pneumothorax"].variants == {"pneumothorax": 1}
+    assert (vocabulary.entries["pneumothorax"].count, vocabulary.entries["pneumothorax"].stated) == (1, 0)
     assert vocabulary.entries["cardiomegaly"].forms == {"mild cardiomegaly": 1}
     assert vocabulary.entries["pneumothorax"].forms == {}
     assert vocabulary.entries["heart"].findings == {"Pleural Effusion": 1}
@@ -47,6 +52,12 @@ def test_counts_of_four_reports_by_hand(vocabulary: Vocabulary) -> None:
         "cardiomegaly": {"": 1},
         "pneumonia": {"right lower lobe": 1},
     }
+    assert vocabulary.cooccurrence == {
+        "left lung base": {"pleural effusion": {"": 1, "Pleural Effusion": 1}},
+        "right lower lobe": {"pneumonia": {"": 1, "Pneumonia": 1, "Pleural Effusion": 1}},
+    }
+    assert vocabulary.agreement == {"pleural effusion ; pneumonia": {"sided": 1, "same": 0}}
+    assert vocabulary.left_out == {}
     assert vocabulary.background == {"heart": 2, "lung": 1}
     assert vocabulary.background_sizes == {1: 1, 0: 2, 2: 1}
     assert vocabulary.digest == hashlib.sha256("\0".join(REPORTS).encode()).hexdigest()
@@ -56,6 +67,36 @@ def test_min_count_and_max_words_keep_the_frequent() -> None:
     assert "pneumonia" not in mine(REPORTS, min_count=2).entries
     few = mine(REPORTS, min_count=1, max_words=1)
     assert set(few.entries) == {"cardiomegaly", "heart"}  # three reports each way: ties by name
+    assert few.left_out["pleural effusion"] == {"reports": 3, "reason": "not among the 1 most frequent"}
+    assert mine(REPORTS, min_count=2).left_out["pneumonia"] == {"reports": 1, "reason": "in fewer than 2 reports"}
+
+
+def test_words_left_out_are_in_no_table() -> None:
+    stop = StopList({"pneumonia": "a diagnosis", "lung base": "too coarse"}, {"pleural effusion": "no grade"})
+    found = mine(REPORTS, min_count=1, stop_words=stop)
+    assert found.left_out["pneumonia"] == {"reports": 1, "reason": "a diagnosis"}
+    # A word goes with its sides.
+    assert found.left_out["left lung base"] == {"reports": 1, "reason": "too coarse"}
+    text = json.dumps({**json.loads(found.to_json()), "left_out": {}})
+    assert "pneumonia" not in text
+    assert "lung base" not in text
+    assert found.sets == {"": 1, "pleural effusion": 2, "cardiomegaly ; pleural effusion": 1}
+    assert found.places["pleural effusion"] == {"": 3}
+    assert found.entries["pleural effusion"].forms == {"left pleural effusion": 3}
+    # Its finding is still counted for the words that are kept.
+    assert found.entries["pleural effusion"].findings["Pneumonia"] == 1
+
+
+def test_equal_reports_count_each() -> None:
+    once, thrice = mine(REPORTS, min_count=1), mine(REPORTS * 3, min_count=1)
+    for name in ("places", "background", "sets", "background_sizes"):
+        assert getattr(thrice, name) == {
+            key: {k: 3 * n for k, n in value.items()} if isinstance(value, dict) else 3 * value
+            for key, value in getattr(once, name).items()
+        }
+    assert {w: (3 * e.count, 3 * e.stated) for w, e in once.entries.items()} == {
+        w: (e.count, e.stated) for w, e in thrice.entries.items()
+    }
 
 
 def test_round_trip_is_exact_readable_and_checked(vocabulary: Vocabulary, tmp_path: Path) -> None:
@@ -64,11 +105,20 @@ def test_round_trip_is_exact_readable_and_checked(vocabulary: Vocabulary, tmp_pa
     assert Vocabulary.load(path) == vocabulary
     lines = path.read_text().splitlines()
     assert len(lines) > 100
-    words = [line.split('"')[1] for line in lines if line.startswith("  ") and line.endswith("{") and line[2] == '"']
-    assert words == sorted(words[: len(vocabulary.entries)]) + words[len(vocabulary.entries) :]
+    names = [line.split('"')[1] for line in lines if line.startswith(' "')]
+    assert names == sorted(names)
+    start = lines.index(' "entries": {')
+    words = [line.split('"')[1] for line in lines[start : lines.index(" },", start)] if line.startswith('  "')]
+    assert words == sorted(vocabulary.entries)
     data = json.loads(path.read_text()) | {"schema": 99}
     path.write_text(json.dumps(data))
-    with pytest.raises(ValueError, match=r"vocabulary\.json is not a vocabulary of schema 1 \(found schema 99\)"):
+    with pytest.raises(ValueError, match=r"vocabulary\.json is not a vocabulary of schema 2 \(found schema 99\)"):
+        Vocabulary.load(path)
+    path.write_text(json.dumps({k: v for k, v in data.items() if k != "places"} | {"schema": 2}))
+    with pytest.raises(ValueError, match=r"lacks, or should not have, the keys \['places'\]; make it again"):
+        Vocabulary.load(path)
+    path.write_text(json.dumps(data | {"schema": 2, "entries": {"heart": {"kind": "anatomy"}}}))
+    with pytest.raises(ValueError, match="its entries or background sizes are damaged"):
         Vocabulary.load(path)
     path.write_text("words")
     with pytest.raises(ValueError, match="is not JSON"):
@@ -125,24 +175,31 @@ def test_verification_names_what_is_missing_denied_and_added() -> None:
     assert verify("Left effusion. Right effusion.", both).verified
 
 
-def test_sampling_is_deterministic_and_never_contradicts(vocabulary: Vocabulary) -> None:
-    drawn = vocabulary.sample(np.random.default_rng(3), n=200)
-    assert drawn == vocabulary.sample(np.random.default_rng(3), n=200)
-    assert drawn != vocabulary.sample(np.random.default_rng(4), n=200)
-    assert drawn == Vocabulary.from_json(vocabulary.to_json()).sample(np.random.default_rng(3), n=200)
-    for keywords in drawn:
-        words = [parse(text).word for text in keywords.pathology]
-        assert len(words) == len(set(words))
-        assert " ; ".join(sorted(words)) in vocabulary.sets
-        assert set(keywords.anatomy) <= vocabulary.words
-
-
 def test_target_marginals_are_reached(vocabulary: Vocabulary) -> None:
     sets, weights = vocabulary.set_weights({"Pneumonia": 0.6, "Pleural Effusion": 0.8})
     share = {w: sum(p for s, p in zip(sets, weights, strict=True) if w in s) for w in ("pneumonia", "pleural effusion")}
     assert share == pytest.approx({"pneumonia": 0.6, "pleural effusion": 0.8}, abs=1e-6)
     with pytest.raises(ValueError, match="'Fracture': no training report states it"):
         vocabulary.set_weights({"Fracture": 0.5})
+    with pytest.raises(ValueError, match=r"'Edema': 1\.5 is not a share"):
+        vocabulary.set_weights({"Edema": 1.5})
+
+
+def test_shares_that_exclude_each_other_are_an_error(vocabulary: Vocabulary) -> None:
+    # Pneumonia is stated with an effusion only.
+    with pytest.raises(ValueError, match=r"cannot be had together \(.*Pneumonia: asked 0\.5, near it 0\."):
+        vocabulary.set_weights({"Pneumonia": 0.5, "Pleural Effusion": 0.2})
+    with pytest.raises(ValueError, match="No Finding: asked 0"):
+        vocabulary.set_weights({"No Finding": 0.6, "Pleural Effusion": 0.6})
+
+
+def test_normal_sets_are_those_of_devices_only(vocabulary: Vocabulary) -> None:
+    devices = mine([*REPORTS, "Left pacemaker. The heart is normal."], min_count=1)
+    assert devices.findings_of(()) == {"No Finding"}
+    assert devices.findings_of(("pacemaker",)) == {"No Finding", "Support Devices"}
+    assert devices.findings_of(("pacemaker", "pneumonia")) == {"Support Devices", "Pneumonia"}
+    sets, weights = devices.set_weights({"No Finding": 0.7})
+    assert sum(w for s, w in zip(sets, weights, strict=True) if s in ((), ("pacemaker",))) == pytest.approx(0.7)
 
 
 def test_keywords_from_labels(vocabulary: Vocabulary) -> None:
@@ -155,3 +212,17 @@ def test_keywords_from_labels(vocabulary: Vocabulary) -> None:
     assert keywords.pathology == ("possible right pneumonia", "small left pleural effusion", "fracture")
     assert vocabulary.from_labels(np.zeros(14), np.random.default_rng(0)).pathology == ()
     assert dataclasses.asdict(keywords) == dataclasses.asdict(vocabulary.from_labels(labels, np.random.default_rng(0)))
+
+
+def test_a_view_is_not_contradicted(vocabulary: Vocabulary) -> None:
+    labels = np.zeros(14, dtype=np.float32)
+    labels[FINDINGS.index("Pleural Effusion")] = 1
+    labels[FINDINGS.index("Pneumonia")] = 1
+    for seed in range(20):
+        lateral = vocabulary.from_labels(labels, np.random.default_rng(seed), view="LATERAL")
+        assert {parse(text).side for text in (*lateral.pathology, *lateral.anatomy)} == {None}
+        assert lateral.pathology == ("pneumonia", "small pleural effusion")
+        assert {"lower lobe"} <= set(lateral.anatomy)
+    sternum = mine(["The sternum is intact."], min_count=1)
+    drawn = {view: sternum.from_labels(np.zeros(14), np.random.default_rng(0), view=view).anatomy for view in VIEWS}
+    assert drawn == {"PA": (), "AP": (), "LATERAL": ("sternum",), "unknown": ("sternum",)}

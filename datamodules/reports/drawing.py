@@ -1,0 +1,206 @@
+"""Drawing a study for a set of pathology words: side and severity of each, where it sits, what else is described.
+
+Sides agree between pathologies as often as in the reports: a left consolidation comes with a left pneumonia.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from datamodules.reports.keywords import Keyword, Keywords, parse
+from datamodules.reports.phrases import lexicon
+
+if TYPE_CHECKING:
+    from datamodules.reports.vocabulary import Vocabulary
+
+NOWHERE = ""  # a pathology sentence that names no place
+# Along this line the sides of two pathologies are compared: both take the same point of it, so that they agree where
+# they can, and never lie on opposite sides unless one of them hardly occurs on the other's.
+SIDE_ORDER = ("left", "bilateral", None, "right")
+# An anatomy word in fewer of a pathology's sentences stands beside it by chance: "heart" with "atherosclerosis".
+RARE_PLACE = 0.02
+LATERAL_ONLY = frozenset(["sternum"])  # a frontal view does not show it
+T = TypeVar("T")
+Forms = Mapping[str, Mapping[Keyword, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Keywords with what belongs together.
+
+    Attributes:
+        pathology: the pathology keywords.
+        places: the anatomy word of each pathology, "" for none.
+        background: anatomy words that are described without a pathology.
+    """
+
+    pathology: tuple[Keyword, ...] = ()
+    places: tuple[str, ...] = ()
+    background: tuple[str, ...] = ()
+
+    @property
+    def keywords(self) -> Keywords:
+        """What the prompter is asked; each anatomy word once."""
+        anatomy = dict.fromkeys((*self.places, *self.background))
+        anatomy.pop(NOWHERE, None)
+        return Keywords(tuple(anatomy), tuple(str(keyword) for keyword in self.pathology))
+
+
+class Drawer:
+    """Draws studies as a vocabulary's reports have them.
+
+    Args:
+        vocabulary: what is counted.
+        forms: pathology word → keyword → weight, in place of the vocabulary's counts.
+    """
+
+    def __init__(self, vocabulary: "Vocabulary", *, forms: Forms | None = None) -> None:
+        self.vocabulary = vocabulary
+        self.forms = forms_of(vocabulary) if forms is None else forms
+        self.agreement = _agreement(vocabulary, self.forms)
+
+    def study(
+        self,
+        words: tuple[str, ...],
+        *,
+        rng: np.random.Generator,
+        variate: Callable[[str], float] | None = None,
+        possible: Mapping[str, bool] | None = None,
+        view: str | None = None,
+    ) -> Study:
+        """Draw what is open about a study of these pathologies.
+
+        Args:
+            words: pathology words.
+            rng: draws all that `variate` does not.
+            variate: name of a choice → a number in [0, 1) that decides it; from `rng` by default.
+            possible: pathology word → whether it is only possible; by default as often as in the reports.
+            view: see `Vocabulary.from_labels`.
+        """
+        pick = variate or (lambda _: float(rng.random()))
+        lots: dict[str, float] = {}
+        keywords: list[Keyword] = []
+        places: dict[str, str] = {}
+        for word in words:
+            partner, strength = max(
+                ((other, self.agreement.get((other, word), 0.0)) for other in lots),
+                key=lambda pair: pair[1],
+                default=("", 0.0),
+            )
+            shared = strength > 0 and float(rng.random()) < strength
+            lots[word] = lots[partner] if shared else pick(f"side of {word}")
+            maybe = None if possible is None else possible[word]
+            keyword = self.keyword(word, lot=lots[word], pick=pick, possible=maybe, view=view)
+            keywords.append(keyword)
+            open_to = self.places(keyword, view=view)
+            there = places.get(partner, NOWHERE)
+            places[word] = there if shared and there in open_to and there != NOWHERE else choose(open_to, rng)
+        background = self._background(keywords, rng, view)
+        return Study(tuple(keywords), tuple(places.values()), background)
+
+    def keyword(
+        self, word: str, *, lot: float, pick: Callable[[str], float], possible: bool | None, view: str | None
+    ) -> Keyword:
+        """A pathology word with its modifiers: the side at point `lot` of SIDE_ORDER, the rest picked for that side."""
+        options: dict[Keyword, float] = {}
+        for keyword, weight in self.forms.get(word, {}).items():
+            bare = dataclasses.replace(keyword, side=None) if view == "LATERAL" else keyword
+            options[bare] = options.get(bare, 0) + weight
+        if possible is not None:
+            # Where the reports know it only as sure, or only as possible, its other modifiers are taken from there.
+            fitting = {k: w for k, w in options.items() if k.possible == possible} or options
+            options = {dataclasses.replace(k, possible=possible): w for k, w in fitting.items()}
+        if not options:
+            return Keyword(word, "pathology", possible=bool(possible))
+        sides = {side: sum(w for k, w in options.items() if k.side == side) for side in SIDE_ORDER}
+        side = _at(sides, lot)
+        same = {k: w for k, w in sorted(options.items(), key=lambda kw: str(kw[0])) if k.side == side}
+        return _at(same, pick(f"form of {side} {word}")) if len(same) > 1 else next(iter(same))
+
+    def places(self, keyword: Keyword, *, view: str | None = None) -> dict[str, int]:
+        """Anatomy words for a keyword → weight: those on its side or without one; all if the word has no sides."""
+        counts = self.vocabulary.places.get(keyword.word, {})
+        least = RARE_PLACE * sum(counts.values())
+        entity = lexicon().entities[keyword.word]
+        found: dict[str, int] = {}
+        for place, count in counts.items():
+            side = parse(place).side if place else None
+            fits = not entity.lateral or side in (None, keyword.side) or view == "LATERAL"
+            if count >= least and fits and _visible(place, view):
+                name = _in_view(place, view)
+                found[name] = found.get(name, 0) + count
+        return found
+
+    def _background(self, keywords: list[Keyword], rng: np.random.Generator, view: str | None) -> tuple[str, ...]:
+        # "Heart" beside a cardiomegaly would be described as normal.
+        words = {keyword.word for keyword in keywords}
+        taken = {part for rule in lexicon().composed if rule.word in words for part in rule.anatomy}
+        rest: dict[str, int] = {}
+        for word, count in self.vocabulary.background.items():
+            side = parse(word).side
+            if (word.removeprefix(f"{side} ") if side else word) not in taken and _visible(word, view):
+                name = _in_view(word, view)
+                rest[name] = rest.get(name, 0) + count
+        size = int(choose({str(k): v for k, v in self.vocabulary.background_sizes.items()}, rng) or 0)
+        drawn = []
+        for _ in range(min(size, len(rest))):
+            word = choose(rest, rng)
+            del rest[word]
+            drawn.append(word)
+        return tuple(drawn)
+
+
+def forms_of(vocabulary: "Vocabulary", *, possible: bool = True) -> dict[str, dict[Keyword, float]]:
+    """Pathology word → keyword → reports that state it so; without "possible" those are counted as sure."""
+    forms: dict[str, dict[Keyword, float]] = {}
+    for word, entry in vocabulary.entries.items():
+        for text, count in entry.forms.items():
+            keyword = parse(text)
+            keyword = keyword if possible else dataclasses.replace(keyword, possible=False)
+            mine = forms.setdefault(word, {})
+            mine[keyword] = mine.get(keyword, 0.0) + count
+    return forms
+
+
+def choose(counts: Mapping[str, int], rng: np.random.Generator) -> str:
+    """One of the words, as often as it is counted; "" of none."""
+    if not counts:
+        return NOWHERE
+    share = np.array(list(counts.values()), dtype=np.float64)
+    return list(counts)[int(rng.choice(len(share), p=share / share.sum()))]
+
+
+def _at(weights: Mapping[T, float], point: float) -> T:
+    """The option in whose part of [0, 1) the point lies."""
+    kept = [(option, weight) for option, weight in weights.items() if weight > 0]
+    ends = np.cumsum([weight for _, weight in kept])
+    return kept[min(int(np.searchsorted(ends, point * ends[-1], side="right")), len(kept) - 1)][0]
+
+
+def _agreement(vocabulary: "Vocabulary", forms: Forms) -> dict[tuple[str, str], float]:
+    """(word, word), both ways → how often their sides agree beyond chance, in (0, 1]."""
+    found: dict[tuple[str, str], float] = {}
+    for pair, counts in vocabulary.agreement.items():
+        a, b = pair.split(" ; ")
+        shares = []
+        for word in (a, b):
+            sided = {s: sum(w for k, w in forms.get(word, {}).items() if k.side == s) for s in SIDE_ORDER if s}
+            total = sum(sided.values())
+            shares.append({s: w / total for s, w in sided.items()} if total else {})
+        chance = sum(share * shares[1].get(side, 0.0) for side, share in shares[0].items())
+        strength = (counts["same"] / counts["sided"] - chance) / (1 - chance) if chance < 1 else 0.0
+        if strength > 0:
+            found[a, b] = found[b, a] = strength
+    return found
+
+
+def _visible(word: str, view: str | None) -> bool:
+    return view not in ("PA", "AP") or word not in LATERAL_ONLY
+
+
+def _in_view(word: str, view: str | None) -> str:
+    """The anatomy word as that view can show it: left and right lie over each other in a lateral one."""
+    side = parse(word).side if word and view == "LATERAL" else None
+    return word.removeprefix(f"{side} ") if side else word
