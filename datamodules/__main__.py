@@ -1,4 +1,4 @@
-"""`python -m datamodules {doctor,prepare,verify,vocabulary,phantom}`: look at a data set, make what training needs."""
+"""`python -m datamodules {doctor,prepare,verify,vocabulary,keywords,phantom}`: from data to what training needs."""
 
 import argparse
 import os
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from datamodules import layouts, verify
+from datamodules import keywords_cli, layouts, verify, vocabulary_cli
 from datamodules.doctor import cli as doctor
 from datamodules.doctor.recognise import DAMAGE, recognise
 from datamodules.layout_options import add_option, on_command_line, parse_options
@@ -17,7 +17,6 @@ from datamodules.phantom import disk
 from datamodules.prepare import PLAN, prepare
 from datamodules.prepared import MANIFEST
 from datamodules.reports.labels import VIEWS
-from datamodules.reports.vocabulary import mine
 from datamodules.selection import select
 
 FRONTAL = ("PA", "AP")
@@ -45,9 +44,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
     vocabulary = commands.add_parser("vocabulary", help="mine the vocabulary from the training reports")
     _add_layout(vocabulary)
-    vocabulary.add_argument("--min-count", type=int, default=5, help="leave rarer words out (default 5)")
-    vocabulary.add_argument("--max-words", type=int, default=500, help="keep so many of each kind (default 500)")
-    vocabulary.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    vocabulary_cli.add_arguments(vocabulary)
+
+    keywords_cli.add_arguments(commands.add_parser("keywords", help="draw keyword sets from a vocabulary"))
 
     phantom = commands.add_parser("phantom", help="write phantoms to disk in the layout of a data set")
     phantom.add_argument("--layout", default="table", choices=disk.NAMES, help="default table")
@@ -64,7 +63,8 @@ def main(args: Sequence[str] | None = None) -> int:
     run = {
         "doctor": doctor.run,
         "prepare": _prepare,
-        "vocabulary": _vocabulary,
+        "vocabulary": lambda given: vocabulary_cli.run(given, _read(given)),
+        "keywords": keywords_cli.run,
         "phantom": _phantom,
         "verify": verify.run,
     }[given.command]
@@ -160,21 +160,6 @@ def _check_out(given: argparse.Namespace) -> None:
     root = given.root or os.environ.get("CXR_ROOT", "")
     if root and "://" not in root and Path(root).is_dir() and out.resolve().is_relative_to(Path(root).resolve()):
         raise ValueError(f"--out {out} is inside the data set {root}; name a folder outside of it")
-
-
-def _vocabulary(given: argparse.Namespace) -> int:
-    manifest = _read(given)
-    train = manifest.split("train").frame.drop_duplicates("study_id")
-    reports = [text for text in train["report"] if text]
-    if not reports:
-        raise ValueError(f"{manifest.source}: none of {len(train)} training studies has a report to mine words from")
-    found = mine(reports, min_count=given.min_count, max_words=given.max_words)
-    found.save(given.out)
-    print(
-        f"vocabulary: {len(found.words)} words from {len(reports)} training reports of {manifest.source} "
-        f"(digest {manifest.digest()[:12]}) → {given.out}"
-    )
-    return 0
 
 
 def _phantom(given: argparse.Namespace) -> int:
