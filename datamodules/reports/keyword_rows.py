@@ -6,8 +6,9 @@
      "pair": {"study_id": "keywords-0-000007", "change": "side", "before": "small right pleural effusion",
               "after": "small left pleural effusion"}}
 
-`labels` holds all 14 CheXpert findings: 1 stated, -1 only stated as possible, 0 not stated; a drawn set is complete, so
-that what it does not state is absent. "No Finding" is 1 where nothing but devices is stated. `pair` is null but for
+`labels` holds all 14 CheXpert findings: 1 stated, -1 only stated as possible, 0 not stated: a drawn set is complete, so
+that what it does not state is absent. It is null for what a stated finding is a kind of: a consolidation is an opacity
+that nobody called so. "No Finding" is 1 where nothing but devices is stated. `pair` is null but for
 counterfactuals, where `study_id` names the study that was changed; `before` is null for a finding that was added,
 `after` for one that was removed.
 """
@@ -25,18 +26,26 @@ from datamodules.reports.labels import FINDINGS, VIEWS
 from datamodules.reports.phrases import lexicon
 
 SCHEMA = 1
+# CheXpert's hierarchy (Irvin et al., arXiv 1901.07031, figure 1): finding → what it is a kind of.
+KIND_OF = {
+    "Cardiomegaly": ("Enlarged Cardiomediastinum",),
+    "Pneumonia": ("Consolidation", "Lung Opacity"),
+    **dict.fromkeys(("Lung Lesion", "Edema", "Consolidation", "Atelectasis"), ("Lung Opacity",)),
+}
 KEYS = ("study_id", "anatomy", "pathology", "labels", "view", "seed", "index", "vocabulary", "pair")
 
 
-def labels_of_keywords(keywords: Keywords) -> dict[str, int]:
-    """The 14 CheXpert labels of a complete set of keywords: 1, -1 (possible) or 0."""
-    labels = dict.fromkeys(FINDINGS, 0)
+def labels_of_keywords(keywords: Keywords) -> dict[str, int | None]:
+    """The 14 CheXpert labels of a complete set of keywords, see the module's docstring."""
+    labels: dict[str, int | None] = dict.fromkeys(FINDINGS, 0)
     normal = True
     for keyword in map(parse, keywords.pathology):
         label = lexicon().entities[keyword.word].label
         normal &= label == "Support Devices"
         if label is not None and labels[label] != 1:
             labels[label] = -1 if keyword.possible else 1
+    for finding in [finding for finding, value in labels.items() if value]:
+        labels.update({parent: None for parent in KIND_OF.get(finding, ()) if labels[parent] == 0})
     labels["No Finding"] = int(normal)
     return labels
 
@@ -144,8 +153,8 @@ def _checked(data: Any, where: str) -> dict[str, Any]:
             raise ValueError(f"{where}: {wrong} stand under {key} and are none; move them")
     keywords = Keywords(tuple(data["anatomy"]), tuple(data["pathology"]))
     labels = data.get("labels") or labels_of_keywords(keywords)
-    if not isinstance(labels, dict) or labels.keys() != set(FINDINGS) or not set(labels.values()) <= {1, 0, -1}:
+    if not isinstance(labels, dict) or labels.keys() != set(FINDINGS) or not set(labels.values()) <= {1, 0, -1, None}:
         raise ValueError(
-            f"{where}: labels is {labels!r}, expected 1, 0 or -1 for each of {list(FINDINGS)}; or leave it out"
+            f"{where}: labels is {labels!r}, expected 1, 0, -1 or null for each of {list(FINDINGS)}; or leave it out"
         )
     return {"schema": SCHEMA, **dict.fromkeys(KEYS), **data, "labels": labels}

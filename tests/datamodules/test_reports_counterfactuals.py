@@ -121,6 +121,6 @@ def test_exactly_one_finding_differs(vocabulary: Vocabulary, report: str, change
     assert list(after - before) == ([found.after] if found.after else [])
     assert len(found.study.places) == len(found.study.pathology)
     check_consistent(found.study.keywords.pathology)
-    labels = labels_of_keywords(study.keywords), labels_of_keywords(found.study.keywords)
-    differ = {name for name in labels[0] if labels[0][name] != labels[1][name]} - {"No Finding"}
-    assert len(differ) == (1 if change in ("removed", "added") else 0)
+    labels = [labels_of_keywords(keywords) for keywords in (study.keywords, found.study.keywords)]
+    stated = [{name for name, value in one.items() if value} - {"No Finding"} for one in labels]
+    assert len(stated[0] ^ stated[1]) == (1 if change in ("removed", "added") else 0)

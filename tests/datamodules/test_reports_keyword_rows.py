@@ -20,6 +20,10 @@ def test_labels_of_a_complete_set() -> None:
     assert {k: v for k, v in labels.items() if v} == {"Pleural Effusion": 1, "Pneumonia": -1, "Support Devices": 1}
     assert labels_of_keywords(Keywords())["No Finding"] == 1
     assert labels_of_keywords(Keywords((), ("left pacemaker",)))["No Finding"] == 1
+    assert labels["Consolidation"] is labels["Lung Opacity"] is None
+    assert labels["Edema"] == 0
+    both = labels_of_keywords(Keywords((), ("possible opacity", "atelectasis")))
+    assert (both["Lung Opacity"], both["Atelectasis"], both["Consolidation"]) == (-1, 1, 0)
     # A hernia has no label of its own, and is a finding.
     assert set(labels_of_keywords(Keywords((), ("hernia",))).values()) == {0}
     assert labels_of_keywords(Keywords((), ("mass", "possible nodule")))["Lung Lesion"] == 1
@@ -57,7 +61,7 @@ def test_a_line_of_a_user_needs_little(tmp_path: Path) -> None:
         ({"pathology": ["nodule", "left nodule"]}, "line 2: the keywords 'nodule' and 'left nodule' contradict"),
         ({"pathology": ["heart"]}, r"line 2: \['heart'\] stand under pathology and are none"),
         ({"view": "side"}, "line 2: view is 'side'"),
-        ({"labels": {"Edema": 1}}, r"line 2: labels is \{'Edema': 1\}, expected 1, 0 or -1 for each of"),
+        ({"labels": {"Edema": 1}}, r"line 2: labels is \{'Edema': 1\}, expected 1, 0, -1 or null for each of"),
     ],
 )
 def test_faults_name_file_and_line(change: dict[str, object], message: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from datamodules import layouts
 from datamodules.reports.consistency import check_consistent
 from datamodules.reports.drawing import Study
 from datamodules.reports.keyword_sampler import KeywordSampler, Strata, uniform
-from datamodules.reports.keywords import parse
+from datamodules.reports.keywords import parse, verify
 from datamodules.reports.labels import FINDINGS
 from datamodules.reports.mentions import labels_of
 from datamodules.reports.stop_words import read_stop_words
@@ -38,6 +39,16 @@ def test_uniform_over_ten_findings_within_two_points(vocabulary: Vocabulary, see
     sampler = KeywordSampler(vocabulary, seed=seed, marginals=uniform(TEN))
     shares = measured(sampler.draw(2000))
     assert {name: shares[name] for name in TEN} == pytest.approx(dict.fromkeys(TEN, 0.1), abs=0.01)
+
+
+@pytest.mark.real
+def test_uniform_over_ten_findings_from_published_reports(real_data: Path) -> None:
+    manifest = layouts.read("openi", str(real_data / "openi" / "NLMCXR_reports.tgz"))
+    train = manifest.split("train").frame.drop_duplicates("study_id")
+    published = mine([text for text in train["report"] if text], min_count=5)
+    assert "heart is normal" not in published.entries["cardiomegaly"].variants
+    shares = measured(KeywordSampler(published, seed=0, marginals=uniform(TEN)).draw(2000))
+    assert {name: shares[name] for name in TEN} == pytest.approx(dict.fromkeys(TEN, 0.1), abs=0.02)
 
 
 def test_normal_studies_sides_and_severities_have_their_shares(vocabulary: Vocabulary) -> None:
@@ -91,6 +102,9 @@ def test_each_draw_is_consistent_and_of_wanted_words(
             assert not (keyword.word in stop.without_severity and keyword.severity)
             assert not (view == "LATERAL" and keyword.side)
             assert possible or not keyword.possible
+        # The extractor reads the set back as it was asked.
+        text = ". ".join((*study.keywords.pathology, *study.keywords.anatomy))
+        assert verify(text, study.keywords).verified, text
 
 
 def test_what_is_not_wanted_has_a_share_of_nothing(vocabulary: Vocabulary) -> None:
