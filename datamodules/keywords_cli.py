@@ -11,6 +11,7 @@ from typing import Any
 
 from datamodules.progress import bar
 from datamodules.reports.counterfactuals import CHANGES
+from datamodules.reports.drawing import Study
 from datamodules.reports.keyword_rows import row, write_rows
 from datamodules.reports.keyword_sampler import KeywordSampler, uniform
 from datamodules.reports.keywords import SEVERITIES, SIDES
@@ -30,6 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--normal", type=float, help="share of the sets that state nothing but devices")
     parser.add_argument("--sides", type=_shares, help=f"among the keywords that name a side, {shares % 'left'}")
     parser.add_argument("--severities", type=_shares, help=f"among those that name a severity, {shares % 'severe'}")
+    parser.add_argument(
+        "--ask",
+        help='state this in each set and draw only the anatomy, joined by ";": "large left effusion; no pneumothorax"',
+    )
     parser.add_argument("--certain", action="store_true", help="no keywords that are only possible")
     parser.add_argument("--view", choices=VIEWS, help="draw what this view can show")
     parser.add_argument(
@@ -61,11 +66,12 @@ def run(given: argparse.Namespace) -> int:
     modified: Counter[str] = Counter()
     changed: Counter[str] = Counter()
 
+    draws = _draws(given, sampler)
     digest = hashlib.sha256(vocabulary.to_json().encode()).hexdigest()
 
     def rows() -> Iterator[dict[str, Any]]:
         common = {"seed": given.seed, "vocabulary": digest, "view": given.view}
-        studies = itertools.islice(sampler.draws(), given.n)
+        studies = itertools.islice(draws, given.n)
         for i, study in enumerate(bar(desc="sets drawn", unit="set", iterable=studies, total=given.n)):
             one = row(study.keywords, index=i, **common)
             stated.update(finding for finding, value in one["labels"].items() if value)
@@ -87,9 +93,22 @@ def run(given: argparse.Namespace) -> int:
             print(f"{name}: asked {share:.1%}, drawn {modified[name] / max(total, 1):.1%} of {total} with a {what}")
     for change in given.counterfactual:
         print(f"{change}: {changed[change]} counterfactuals; {given.n - changed[change]} sets cannot be changed so")
-    reports = KeywordSampler(vocabulary, seed=given.seed).variety
-    print(f"variety: as of {sampler.variety:.0f} equally likely sets of pathologies; the reports have {reports:.0f}")
+    if given.ask is None:
+        reports = KeywordSampler(vocabulary, seed=given.seed).variety
+        print(
+            f"variety: as of {sampler.variety:.0f} equally likely sets of pathologies; the reports have {reports:.0f}"
+        )
     return 0
+
+
+def _draws(given: argparse.Namespace, sampler: KeywordSampler) -> Iterator[Study]:
+    if given.ask is None:
+        return sampler.draws()
+    if sampler.targets or given.sides or given.severities or given.certain:
+        raise ValueError("--ask says what is stated; give it without shares and without --certain")
+    texts = [text.strip() for text in given.ask.split(";") if text.strip()]
+    sampler.asked(texts)  # refused before anything is written
+    return (sampler.asked(texts, index=i) for i in itertools.count())
 
 
 def _marginals(given: argparse.Namespace) -> dict[str, float]:

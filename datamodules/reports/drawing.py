@@ -100,6 +100,22 @@ class Drawer:
         background = self._background(keywords, rng, view)
         return Study(tuple(keywords), tuple(places.values()), background)
 
+    def complete(self, asked: Keywords, *, rng: np.random.Generator, view: str | None = None) -> Study:
+        """A study that says what is asked, with anatomy drawn for what is open.
+
+        A pathology is placed in the first asked anatomy where the reports have it, else in a drawn one. Asked anatomy
+        that no pathology takes is described besides.
+        """
+        pathology = tuple(parse(text) for text in asked.pathology)
+        places = []
+        for keyword in pathology:
+            known = self.places(keyword, view=view)
+            fitting = [word for word in asked.anatomy if word in known]
+            places.append(fitting[0] if fitting else choose(known, rng))
+        rest = [word for word in asked.anatomy if word not in places]
+        drawn = [word for word in self._background(list(pathology), rng, view) if word not in (*rest, *places)]
+        return Study(pathology, tuple(places), (*rest, *drawn))
+
     def keyword(
         self, word: str, *, lot: float, pick: Callable[[str], float], possible: bool | None, view: str | None
     ) -> Keyword:
@@ -162,6 +178,11 @@ def forms_of(vocabulary: "Vocabulary", *, possible: bool = True) -> dict[str, di
             mine = forms.setdefault(word, {})
             mine[keyword] = mine.get(keyword, 0.0) + count
     return forms
+
+
+def shows(keyword: Keyword, view: str | None) -> bool:
+    """Whether a view can show it: no side in a lateral one, and not what only a lateral one shows in another."""
+    return keyword.side is None if view == "LATERAL" else _visible(keyword.word, view)
 
 
 def choose(counts: Mapping[str, int], rng: np.random.Generator) -> str:

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from datamodules.reports.consistency import check_consistent
+from datamodules.reports.consistency import check_consistent, read_keywords
 from datamodules.reports.counterfactuals import Change, Counterfactual, counterfactual
-from datamodules.reports.drawing import Drawer, Study, forms_of
+from datamodules.reports.drawing import Drawer, Study, forms_of, shows
 from datamodules.reports.fitting import fit_modifiers
+from datamodules.reports.keywords import parse
 from datamodules.reports.labels import FINDINGS, VIEWS
 from datamodules.reports.vocabulary import Vocabulary
 
@@ -127,6 +128,30 @@ class KeywordSampler:
     def draw(self, n: int) -> list[Study]:
         """The first n studies."""
         return list(itertools.islice(self.draws(), n))
+
+    def asked(self, texts: Sequence[str], *, index: int = 0) -> Study:
+        """A study that states what somebody asked for, the anatomy that goes with it drawn; targets do not matter.
+
+        Args:
+            texts: see `consistency.check_consistent`.
+            index: another one draws other anatomy.
+
+        Raises:
+            ValueError: if two keywords contradict each other or one the view, or if one is not understood or not in
+                the vocabulary.
+        """
+        keywords = read_keywords(texts)
+        for text in (*keywords.pathology, *keywords.anatomy):
+            word = parse(text).word
+            if not shows(parse(text), self.view):
+                raise ValueError(
+                    f"a {self.view} view does not show {text!r}; ask for it without a side, or another view"
+                )
+            if word not in self.vocabulary.entries:
+                why = self.vocabulary.left_out.get(word, {}).get("reason", "no report mentions it")
+                raise ValueError(f"the vocabulary does not hold {word!r} ({why}), so that nothing is written about it")
+        rng = np.random.default_rng([self.seed, index])
+        return self.drawer.complete(keywords, rng=rng, view=self.view)
 
     def counterfactual(self, study: Study, change: Change, *, index: int) -> Counterfactual | None:
         """Study `index` with one finding changed, see `counterfactuals`; the same for the same seed and index."""

@@ -72,9 +72,25 @@ def test_counterfactuals_follow_their_study(
         assert f"{change}: {count} counterfactuals; {40 - count} sets cannot be changed so" in said
 
 
+def test_what_is_asked_is_in_each_set(vocabulary: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "asked.jsonl"
+    command = ["keywords", "--vocabulary", str(vocabulary), "--n", "30", "--out", str(out)]
+    assert main([*command, "--ask", "large left effusion; no cardiomegaly; left pneumonia; left lower lobe"]) == 0
+    rows = read_rows(out)
+    assert {tuple(row["pathology"]) for row in rows} == {("large left pleural effusion", "left pneumonia")}
+    assert all(row["anatomy"][0] == "left lower lobe" for row in rows)
+    assert {tuple(row["anatomy"][1:]) for row in rows} >= {(), ("heart",), ("lung",)}
+    assert "variety" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (["--ask", "no effusion; large effusion"], "the keywords 'no effusion' and 'large effusion' contradict"),
+        (["--ask", "small green cat"], "the keyword 'small green cat' holds no anatomy or pathology"),
+        (["--ask", "left nodule"], "the vocabulary does not hold 'nodule' (no report mentions it)"),
+        (["--ask", "left pneumonia", "--view", "LATERAL"], "a LATERAL view does not show 'left pneumonia'"),
+        (["--ask", "left pneumonia", "--normal", "0.5"], "--ask says what is stated; give it without shares"),
         (["--n", "0"], "--n is 0; expected 1 or more"),
         (["--share", "0.2"], "--share goes with --uniform"),
         (["--uniform", "Edema"], "'Edema': no training report states it, so it cannot be drawn"),
@@ -92,7 +108,7 @@ def test_faults_are_said_in_a_line(
     said = capsys.readouterr().err
     assert message in said
     assert said.startswith("error: ")
-    assert not out.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("text", ["Edema", "[1]", '{"Edema": "much"}', '{"Edema": true}'])
