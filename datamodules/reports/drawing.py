@@ -21,6 +21,8 @@ NOWHERE = ""  # a pathology sentence that names no place
 SIDE_ORDER = ("left", "bilateral", None, "right")
 # An anatomy word in fewer of a pathology's sentences stands beside it by chance: "heart" with "atherosclerosis".
 RARE_PLACE = 0.02
+# Reports that are added as if their sides agreed by chance: one report in which two findings agree proves little.
+FEW = 2
 LATERAL_ONLY = frozenset(["sternum"])  # a frontal view does not show it
 T = TypeVar("T")
 Forms = Mapping[str, Mapping[Keyword, float]]
@@ -211,7 +213,8 @@ def _agreement(vocabulary: "Vocabulary", forms: Forms) -> dict[tuple[str, str], 
             total = sum(sided.values())
             shares.append({s: w / total for s, w in sided.items()} if total else {})
         chance = sum(share * shares[1].get(side, 0.0) for side, share in shares[0].items())
-        strength = (counts["same"] / counts["sided"] - chance) / (1 - chance) if chance < 1 else 0.0
+        beyond = counts["same"] - chance * counts["sided"]
+        strength = beyond / ((1 - chance) * (counts["sided"] + FEW)) if chance < 1 else 0.0
         if strength > 0:
             found[a, b] = found[b, a] = strength
     return found
