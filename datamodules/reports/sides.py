@@ -1,10 +1,11 @@
 """Exchanging left and right in an English or Spanish report, for a picture that was mirrored.
 
 A mirrored radiograph shows a patient with situs inversus, so the words for what is left and right change places, those
-for organs included ("left ventricle"), and words that name an organ of one side without saying so (lingula, aortic
-knob, stomach bubble, corazón) stay: the organ has moved with the picture. The middle lobe moves too: "right middle
-lobe" becomes "left middle lobe" and RML becomes LML, a name that only a mirrored patient needs. Where a report says how
-the organs lie, that changes: dextrocardia becomes levocardia, situs inversus becomes situs solitus.
+for organs included ("left ventricle"), and words that name an organ of one side without saying so (aortic knob, stomach
+bubble, corazón) stay: the organ has moved with the picture. Lungs are read by where they are: the right middle lobe
+becomes the left lingula and the lingula the middle lobe; only RML becomes LML, a name that only a mirrored patient
+needs. Where a report says how the organs lie, that changes: dextrocardia becomes levocardia, situs inversus becomes
+situs solitus.
 
 Spanish is written in full, as stems ("derram pleural derech", which is how PadChest stores its reports) or shortened;
 each short form of one side stands for one of the other, so that the text can be given back.
@@ -81,6 +82,15 @@ def _pairs() -> dict[str, str]:
 
 
 SWAP = _pairs()
+# The part of the left lung that the middle lobe is of the right one. In other capitals ("Middle Lobe") it stays, since
+# it could not be given back.
+LOBES = {
+    form(a): form(b)
+    for one, other in (("lingula", "middle lobe"), ("lingular", "middle lobar"))
+    for a, b in ((one, other), (other, one))
+    for form in (str, str.capitalize, str.upper)
+}
+LOBE = re.compile(rf"(?<![^\W_])(?:{'|'.join(LOBES)})(?![^\W_])")
 # A run of letters: "left-sided", "left/right" and "___left" hold whole words, "leftover" and "upright" do not.
 WORD = re.compile(r"[^\W\d_]+")
 _END = r"(?![^\W_])"
@@ -109,7 +119,7 @@ def swap_sides(text: str) -> str:
     Returns:
         The text with left and right exchanged, case kept; all other characters as they were.
     """
-    return WORD.sub(_swap, text)
+    return LOBE.sub(lambda match: LOBES[match[0]], WORD.sub(_swap, text))
 
 
 def _swap(match: re.Match[str]) -> str:

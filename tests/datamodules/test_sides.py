@@ -18,7 +18,9 @@ from datamodules.reports.sides import ABBREVIATIONS, AFTER_LETTER, GIROS, IRRADI
         ("RIGHT LOWER LOBE", "LEFT LOWER LOBE"),
         ("left-sided PICC, right/left, rightward shift", "right-sided PICC, left/right, leftward shift"),
         ("LLL and RUL opacities, lll", "RLL and LUL opacities, rll"),
-        ("RML collapse in the right middle lobe", "LML collapse in the left middle lobe"),
+        ("RML collapse in the right middle lobe", "LML collapse in the left lingula"),
+        ("Lingular opacity. LINGULA", "Middle lobar opacity. MIDDLE LOBE"),
+        ("The Middle Lobe, middle lobes and sublingular", "The Middle Lobe, middle lobes and sublingular"),
         ("the left mid lung", "the right mid lung"),
         ("LV enlargement, left ventricle", "RV enlargement, right ventricle"),
         ("mild dextroscoliosis; Levocurvature", "mild levoscoliosis; Dextrocurvature"),
@@ -60,7 +62,7 @@ def test_swapped(text, swapped):
         "Upright view, bright bone, leftover contrast, alright, cleft, lefty.",
         "Compression of L1, L 2 and 2.5 L of fluid, R/O pneumonia, vitamin R.",
         "Bilateral, contralateral, ipsilateral, midline.",
-        "Lingular opacity behind the aortic knob.",
+        "Opacity behind the aortic knob.",
         "Status post RT, RA 95 %, LT 4, RT chest for breast cancer.",
         "L-spine, L spine films, R/O L4 fracture, on the L1 level.",
         "levofloxacin, levo 750 mg, dextrose, levothyroxine, dextro",
@@ -107,7 +109,7 @@ def test_phantom_reports_change_their_sides_alone(index):
         [len(re.findall(rf"\b{side}\b", t, re.IGNORECASE)) for side in ("left", "right")] for t in (before, after)
     ]
     assert counts[0] == counts[1][::-1]
-    neutral = re.compile(r"left|right", re.IGNORECASE)
+    neutral = re.compile(r"left|right|lingula|middle lobe", re.IGNORECASE)
     assert neutral.sub("*", before) == neutral.sub("*", after)
 
 
