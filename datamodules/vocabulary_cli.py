@@ -32,7 +32,7 @@ def run(given: argparse.Namespace, manifest: Manifest) -> int:
     reports = [text for text in train["report"] if text]
     if not reports:
         raise ValueError(f"{manifest.source}: none of {len(train)} training studies has a report to mine words from")
-    found = mine(reports, min_count=given.min_count, max_words=given.max_words, stop_words=stop, shown=True)
+    found = mine(reports, min_count=given.min_count, max_words=given.max_words, stop_words=stop)
     found.save(given.out)
     save_cooccurrence(found, picture)
     print(

@@ -27,15 +27,17 @@ T = TypeVar("T")
 
 def extract_all(reports: Sequence[str], *, workers: int | None = 1) -> list[list[Mention]]:
     """`extract` of each report, in their order; arguments as `map_mentions` takes them."""
-    return map_mentions(_same, reports, workers=workers)
+    return list(map_mentions(_same, reports, workers=workers))
 
 
-def map_mentions(each: Callable[[list[Mention]], T], reports: Sequence[str], *, workers: int | None = None) -> list[T]:
-    """What a function makes of each report's mentions, in the order of the reports.
+def map_mentions(
+    each: Callable[[str, list[Mention]], T], reports: Sequence[str], *, workers: int | None = None
+) -> Iterator[T]:
+    """What a function makes of each report and its mentions, in the order of the reports, as they are read.
 
     Args:
-        each: called with the mentions of one report, where they are read; only what it returns comes back. A function
-            of a module, e.g. `keywords.of_mentions`, since other processes must find it.
+        each: called with one report and its mentions, where they are read; only what it returns comes back. A function
+            of a module, since other processes must find it.
         reports: the texts; an empty one has no mentions.
         workers: processes; by default one for each granted core. 1 reads them in this process.
 
@@ -47,16 +49,14 @@ def map_mentions(each: Callable[[list[Mention]], T], reports: Sequence[str], *, 
     # What Slurm or a container granted, not what the node has.
     workers = workers or len(os.sched_getaffinity(0))
     with bar(desc="mentions", unit="report", total=len(reports), disable=len(reports) <= QUICK) as progress:
-        found: list[T] = []
         few = len(reports) <= IN_PROCESS or workers == 1 or not _can_spawn()
         read = partial(_read_batch, each)
         for batch in map(read, _batches(reports)) if few else _spawned(read, reports, workers):
-            found += batch
+            yield from batch
             progress.update(len(batch))
-    return found
 
 
-def _same(mentions: list[Mention]) -> list[Mention]:
+def _same(report: str, mentions: list[Mention]) -> list[Mention]:
     return mentions
 
 
@@ -65,8 +65,8 @@ def _batches(reports: Sequence[str]) -> Iterator[list[str]]:
         yield list(reports[start : start + BATCH])
 
 
-def _read_batch(each: Callable[[list[Mention]], T], reports: list[str]) -> list[T]:
-    return [each(extract(report)) for report in reports]
+def _read_batch(each: Callable[[str, list[Mention]], T], reports: list[str]) -> list[T]:
+    return [each(report, extract(report)) for report in reports]
 
 
 def _can_spawn() -> bool:

@@ -63,5 +63,10 @@ def written(report: str, mentions: Sequence[Mention]) -> list[tuple[str, str]]:
     ]
 
 
+def counted(report: str, mentions: list[Mention]) -> tuple[Facts, list[tuple[str, str]]]:
+    """Both, as a function for `bulk.map_mentions`."""
+    return facts_of(mentions), written(report, mentions)
+
+
 def _sorted(words: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(words)))

@@ -9,22 +9,21 @@ import functools
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from datamodules.files import replacing
-from datamodules.progress import bar
+from datamodules.reports.bulk import map_mentions
 from datamodules.reports.counting import count, left_out
 from datamodules.reports.drawing import Drawer
 from datamodules.reports.fitting import fit_sets
 from datamodules.reports.keywords import Keywords, Kind
 from datamodules.reports.labels import FINDINGS
-from datamodules.reports.mentions import Mention, extract
 from datamodules.reports.phrases import lexicon
-from datamodules.reports.report_facts import Facts, facts_of, written
+from datamodules.reports.report_facts import Facts, counted
 from datamodules.reports.stop_words import StopList, read_stop_words
 
 SCHEMA = 2
@@ -215,7 +214,6 @@ def mine(
     min_count: int,
     max_words: int = 500,
     stop_words: StopList | None = None,
-    shown: bool = False,
 ) -> Vocabulary:
     """Mine the vocabulary of the training reports.
 
@@ -224,7 +222,6 @@ def mine(
         min_count: a word must occur in at least so many reports.
         max_words: the most frequent words kept of each kind.
         stop_words: what is no keyword; the package's list by default.
-        shown: show a progress bar.
 
     Raises:
         ValueError: if there are no reports, or no word is frequent enough.
@@ -235,12 +232,10 @@ def mine(
     variants: dict[str, Counter[str]] = defaultdict(Counter)
     # Many reports are normal in the same words: equal ones are counted once, which keeps 227,000 in little memory.
     facts: Counter[Facts] = Counter()
-    with bar(desc="reports read", unit="report", total=len(reports), disable=not shown) as progress:
-        for report, mentions in zip(reports, _extract_all(reports), strict=True):
-            for word, form in written(report, mentions):
-                variants[word][form] += 1
-            facts[facts_of(mentions)] += 1
-            progress.update()
+    for one, forms in map_mentions(counted, reports):
+        for word, form in forms:
+            variants[word][form] += 1
+        facts[one] += 1
     counts: Counter[str] = Counter()
     kinds: dict[str, Kind] = {}
     for one, times in facts.items():
@@ -282,8 +277,3 @@ def mine(
     )
     # Through its text, so that a mined and a loaded vocabulary draw the same words: the order of the tables counts.
     return Vocabulary.from_json(vocabulary.to_json())
-
-
-def _extract_all(reports: Sequence[str]) -> Iterator[list[Mention]]:
-    """The mentions of each report in their order; the one place to change for extraction in several processes."""
-    return map(extract, reports)

@@ -3,7 +3,7 @@
 import pytest
 
 from datamodules.reports import bulk, keywords
-from datamodules.reports.mentions import extract
+from datamodules.reports.mentions import Mention, extract
 
 REPORTS = [f"No pneumothorax. Small {side} effusion {n}." for n in range(600) for side in ("left", "right")]
 
@@ -22,12 +22,16 @@ def test_processes_find_the_same(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "1200/1200" in capsys.readouterr().err  # the bar counts reports
 
 
+def asked(report: str, mentions: list[Mention]) -> tuple[str, keywords.Keywords]:
+    return report, keywords.of_mentions(mentions)
+
+
 @pytest.mark.slow
 def test_only_what_a_function_makes_of_them_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = [keywords.keywords_of(report) for report in REPORTS]
-    assert bulk.map_mentions(keywords.of_mentions, REPORTS) == expected
+    expected = [(report, keywords.keywords_of(report)) for report in REPORTS]
+    assert list(bulk.map_mentions(asked, REPORTS)) == expected
     monkeypatch.setattr(bulk, "IN_PROCESS", 0)
-    assert bulk.map_mentions(keywords.of_mentions, REPORTS, workers=2) == expected
+    assert list(bulk.map_mentions(asked, REPORTS, workers=2)) == expected
 
 
 def test_no_workers_are_refused() -> None:
