@@ -58,11 +58,11 @@ AFTER_LETTER = (
     *("basal", "basilar", "breast", "bronchus", "cardiac", "carotid", "chest", "clavicle", "consolidation"),
     *("costophrenic", "cp", "diaphragm", "effusion", "effusions", "elbow", "femoral", "flank", "heart"),
     *("hemidiaphragm", "hemithorax", "hilar", "hilum", "hip", "humerus", "hydropneumothorax", "ij", "infiltrate"),
-    *("infrahilar", "internal", "jugular", "knee", "lateral", "leg", "lobe", "lower", "lung", "main", "mainstem"),
-    *("mid", "middle", "midlung", "nodule", "opacity", "paratracheal", "parahilar", "perihilar", "picc", "pigtail"),
-    *("pleural", "pneumonia", "pneumothorax", "port", "posterior", "ptx", "retrocardiac", "rib", "ribs", "scapula"),
-    *("shoulder", "side", "sided", "subclavian", "suprahilar", "thoracentesis", "upper", "ventricle"),
-    *("ventricular", "wrist"),
+    *("infrahilar", "internal", "jugular", "knee", "lateral", "leg", "lingula", "lingular", "lobe", "lower", "lung"),
+    *("main", "mainstem", "mid", "middle", "midlung", "nodule", "opacity", "paratracheal", "parahilar", "perihilar"),
+    *("picc", "pigtail", "pleural", "pneumonia", "pneumothorax", "port", "posterior", "ptx", "retrocardiac", "rib"),
+    *("ribs", "scapula", "shoulder", "side", "sided", "subclavian", "suprahilar", "thoracentesis", "upper"),
+    *("ventricle", "ventricular", "wrist"),
 )
 # Behind RT in capitals these are what was irradiated.
 IRRADIATED = ("axilla", "axillary", "breast", "chest", "hilar", "hilum", "hip", "lung", "nodule", "shoulder")

@@ -19,6 +19,7 @@ from datamodules.reports.sides import ABBREVIATIONS, AFTER_LETTER, GIROS, IRRADI
         ("left-sided PICC, right/left, rightward shift", "right-sided PICC, left/right, leftward shift"),
         ("LLL and RUL opacities, lll", "RLL and LUL opacities, rll"),
         ("RML collapse in the right middle lobe", "LML collapse in the left lingula"),
+        ("L middle lobe and R lingula", "R lingula and L middle lobe"),
         ("Lingular opacity. LINGULA", "Middle lobar opacity. MIDDLE LOBE"),
         ("The Middle Lobe, middle lobes and sublingular", "The Middle Lobe, middle lobes and sublingular"),
         ("the left mid lung", "the right mid lung"),
