@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -139,10 +140,14 @@ def _prepare(given: argparse.Namespace) -> int:
     print(f"manifest: {given.out / MANIFEST}, digest {kept.digest()[:12]}; its ledger: {MANIFEST}.ledger.json")
     for drop in kept.drops:
         print(f"dropped: {drop.count} × {drop.reason}, e.g. {', '.join(drop.ids[:3])}")
+    for note in kept.notes:
+        if note.level == "error":
+            print(f"ERROR: {note.count} × {note.reason}, e.g. {', '.join(note.ids[:3])}; {on_command_line(note.mend)}")
     # The config serves frontal views, which a data set of unknown views does not have.
     views = "" if kept.frame["view"].isin(FRONTAL).any() else " --data.init_args.views=null"
+    out = shlex.quote(str(given.out))
     print(
-        f"next: CXR_SHARDS={given.out} python main.py fit -c configs/base.yaml -c configs/classifier.yaml "
+        f"next: CXR_SHARDS={out} python main.py fit -c configs/base.yaml -c configs/classifier.yaml "
         f"-c configs/data/shards.yaml --data.init_args.size={given.size[0]}{views} --run_dir=runs/own/classifier"
     )
     return 0
@@ -150,7 +155,8 @@ def _prepare(given: argparse.Namespace) -> int:
 
 def _check_out(given: argparse.Namespace) -> None:
     """Refuse a place where shards would be lost, or would be taken for a part of the data set."""
-    out = given.out
+    # Not every shell expands ~ in --out=~/shards.
+    out = given.out = given.out.expanduser()
     if "://" in str(out) or str(out).split("/")[0].endswith(":"):
         raise ValueError(f"--out {out} is a URL; write to a local folder, and copy that to where it is served from")
     if out.exists() and not out.is_dir():

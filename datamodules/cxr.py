@@ -1,7 +1,6 @@
 """CXRDataModule: a manifest, its resized images, its cached codes and clues, served as batches to every stage."""
 
 import functools
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,11 +11,12 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from datamodules.augment import augment, mirror
+from datamodules.caches import clues_key, load_caches, pictures_of, tokens_key
 from datamodules.dataset import CXRDataset
 from datamodules.loader import BatchLoader, batches_done
 from datamodules.manifest import Batch, Manifest
 from datamodules.options import check_names, check_numbers, check_unchanged
-from datamodules.prepared import pixels_of, positions
+from datamodules.prepared import manifest_path, positions
 from datamodules.prompts import with_prompts
 from datamodules.reading import read_source
 from datamodules.reports.labels import SPLITS, UncertainPolicy, resolve_uncertain
@@ -24,8 +24,8 @@ from datamodules.resized import key_here, open_resized, resize, resized_folder
 from datamodules.rows import RowTable, write_rows
 from datamodules.samplers import EvalSampler, TrainSampler, long_tail_weights
 from datamodules.selection import select, split_rows
-from datamodules.shards import ShardStore, images_digest
-from datamodules.tokens import TokenCache, write_clues, write_tokens
+from datamodules.shards import ShardStore
+from datamodules.tokens import Pictures, TokenCache, write_clues, write_tokens
 
 
 class CXRDataModule(LightningDataModule):
@@ -103,7 +103,7 @@ class CXRDataModule(LightningDataModule):
         self.layout, self.root, self.layout_options = layout, root, dict(layout_options or {})
         self.shards, self.store = shards, store
         self.size, self.batch_size, self.num_workers = size, batch_size, num_workers
-        self.cache_dir, self.seed = Path(cache_dir), seed
+        self.cache_dir, self.seed = Path(cache_dir).expanduser(), seed
         self.views, self.policy = views, policy
         self.tokens, self.clues, self.prompts = tokens, clues, prompts
         self.masks, self.text_only = masks, text_only
@@ -139,16 +139,13 @@ class CXRDataModule(LightningDataModule):
 
     @property
     def tokens_key(self) -> str:
-        """Digest of what the codes of this data depend on: the pictures, their order and size."""
-        return images_digest(self.source, size=self.size)
+        """As `datamodules.caches.tokens_key`."""
+        return tokens_key(self.source, size=self.size)
 
     @property
     def clues_key(self) -> str:
-        """Digest of what the clues of this data depend on: the pictures and the texts."""
-        texts = hashlib.sha256(self.tokens_key.encode())
-        for report in self.source.frame["report"]:
-            texts.update(f"{report}\n".encode())
-        return texts.hexdigest()
+        """As `datamodules.caches.clues_key`."""
+        return clues_key(self.source, size=self.size)
 
     @property
     def tokens_digest(self) -> str | None:
@@ -162,16 +159,16 @@ class CXRDataModule(LightningDataModule):
 
     def train_reports(self) -> list[str]:
         """The reports of the training rows, each study's once; rows without a text are left out."""
-        frame = self.manifest.frame.iloc[self._rows("train")].drop_duplicates("study_id")
+        frame = self.manifest.frame.iloc[self._train_rows()].drop_duplicates("study_id")
         return [report for report in frame["report"] if report]
 
     def train_labels(self) -> np.ndarray:
         """Float32 [N,14] of 1, 0, NaN: the labels of the training rows after `policy`."""
-        return resolve_uncertain(self.manifest.labels()[self._rows("train")], policy=self.policy)
+        return resolve_uncertain(self.manifest.labels()[self._train_rows()], policy=self.policy)
 
     def reference_images(self, n: int, *, seed: int) -> torch.Tensor:
         """Float32 [n,1,H,W] in [-1,1] of n different training images, drawn by seed; all where there are fewer."""
-        dataset = self._dataset("train")
+        dataset = self._dataset(self._train_rows())
         order = np.random.default_rng(seed).permutation(len(dataset))[:n]
         return dataset.image(np.sort(order))
 
@@ -186,7 +183,7 @@ class CXRDataModule(LightningDataModule):
             manifest_digest=self.tokens_key,
             checkpoint_digest=checkpoint_digest,
             codes_total=codes_total,
-            pixels=self._pixels(image_ids),
+            pictures=self._pictures(image_ids),
         )
 
     def write_clues(
@@ -206,15 +203,14 @@ class CXRDataModule(LightningDataModule):
             checkpoint_digest=checkpoint_digest,
             codes_total=codes.codes_total,
             positions_total=codes.values.shape[1] * codes.values.shape[2],
-            pixels=self._pixels(image_ids),
+            pictures=self._pictures(image_ids),
         )
 
     # What Lightning calls
 
     def prepare_data(self) -> None:
         """Read the layout, resize its images once, keep the manifest with its drops; on one rank of a node."""
-        manifest, digest = self.manifest, self._digest[:12]
-        self._row_table()
+        manifest, digest, _ = self.manifest, self._digest[:12], self._row_table()
         if self._resizes():
             resize(manifest, size=self.size, cache_dir=self.cache_dir)
         path = self.cache_dir / f"manifest-{digest}.parquet"
@@ -228,6 +224,9 @@ class CXRDataModule(LightningDataModule):
             counts = counts.replace("train ", f"train {self.limit} of ", 1)
         dropped = "; ".join(f"{drop.count} × {drop.reason}" for drop in manifest.drops) or "nothing"
         print(f"data: {manifest.source} {self.size} px: {counts}; digest {digest}; dropped: {dropped}", flush=True)
+        for note in manifest.notes:
+            if note.level == "error":
+                print(f"data: ERROR in {manifest.source}: {note.count} × {note.reason}; {note.mend}", flush=True)
 
     def setup(self, stage: str) -> None:
         """Open the caches, so that a wrong one is refused before anything starts."""
@@ -235,12 +234,13 @@ class CXRDataModule(LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Each training row once an epoch over all ranks, shuffled by (seed, epoch); weighted draws with `balance`."""
-        dataset = self._dataset("train")
+        dataset = self._dataset(self._train_rows())
         weights = long_tail_weights(dataset.labels(), power=self.balance) if self.balance else None
         identity = f"{dataset.identity()[:12]}, balance {self.balance:g}"
         sampler = TrainSampler(dataset, **self._place(), seed=self.seed, weights=weights, identity=identity)
         self._loader = self._load(dataset, sampler)
         self._loader.load_state_dict(self._resume)
+        self._resume = {}  # another trainer begins its own epochs
         return self._loader
 
     def val_dataloader(self) -> BatchLoader:
@@ -282,9 +282,8 @@ class CXRDataModule(LightningDataModule):
 
     # How
 
-    def _rows(self, *splits: str) -> np.ndarray:
-        """Int64: the rows of the manifest in these splits, for training those within the limit."""
-        return split_rows(self.manifest, splits, limit=self.limit, seed=self.seed)
+    def _train_rows(self) -> np.ndarray:
+        return split_rows(self.manifest, ["train"], limit=self.limit, seed=self.seed)
 
     @functools.cached_property
     def _digest(self) -> str:
@@ -306,34 +305,35 @@ class CXRDataModule(LightningDataModule):
             store, rows = None, np.arange(len(self.manifest))
             if self.shards is not None and not self.text_only:
                 store = ShardStore.open(self.shards, size=self.size, cache=self.cache_dir)
-                rows = positions(store, image_ids=self.source.frame["image_id"].tolist())[self._kept]
+                ids, beside = self.source.frame["image_id"].tolist(), manifest_path(self.shards, cache=self.cache_dir)
+                rows = positions(store, manifest=beside, image_ids=ids)[self._kept]
             elif self._resizes():
                 store = open_resized(self.manifest, size=self.size, cache_dir=self.cache_dir)
             self._store = store, rows
         return self._store
 
-    def _pixels(self, image_ids: Sequence[str]) -> np.ndarray | None:
-        """Uint64 [N]: digests of the resized pixels of some images; None where no shards are at hand."""
+    def _pictures(self, image_ids: Sequence[str]) -> Pictures:
         store, rows = self._open_shards()
-        return pixels_of(image_ids, store=store, rows=rows, served=self.manifest.frame["image_id"].tolist())
+        return pictures_of(image_ids, manifest=self.manifest, store=store, rows=rows)
 
     def _load_caches(self) -> dict[str, TokenCache]:
-        if self._caches is None:
-            self._caches = {}
-            if self.tokens:
-                self._caches["codes"] = TokenCache.load(self.tokens, kind="codes", manifest_digest=self.tokens_key)
-            if self.clues:
-                self._caches["clues"] = TokenCache.load(self.clues, kind="clues", manifest_digest=self.clues_key)
-            for cache in self._caches.values():
-                ids = self.manifest.frame["image_id"].tolist()
-                cache.check_pixels(ids, self._pixels(ids))
-        return self._caches
+        if self._caches is None and (self.tokens or self.clues):
+            served = self.manifest.frame["image_id"].tolist()
+            self._caches = load_caches(
+                tokens=self.tokens,
+                clues=self.clues,
+                source=self.source,
+                size=self.size,
+                served=served,
+                now=self._pictures(served),
+            )
+        return self._caches or {}
 
-    def _dataset(self, *splits: str, masks: bool = False) -> CXRDataset:
+    def _dataset(self, rows: np.ndarray, *, masks: bool = False) -> CXRDataset:
         caches, (shards, store_rows) = self._load_caches(), self._open_shards()
         return CXRDataset(
             self._row_table(),
-            self._rows(*splits),
+            rows,
             policy=self.policy,
             store=(shards if shards is not None else "files") if self.images else None,
             store_rows=store_rows,
@@ -348,7 +348,7 @@ class CXRDataModule(LightningDataModule):
         return {"batch_size": self.batch_size, "rank": rank, "world": world}
 
     def _eval_loader(self, *splits: str, masks: bool = False) -> BatchLoader:
-        dataset = self._dataset(*splits, masks=masks)
+        dataset = self._dataset(split_rows(self.manifest, splits), masks=masks)
         return self._load(dataset, EvalSampler(dataset, **self._place()))
 
     def _load(self, dataset: CXRDataset, sampler: TrainSampler | EvalSampler) -> BatchLoader:

@@ -2,13 +2,16 @@
 
 `prepare` cuts the manifest's rows into shards. A worker decodes one shard at a time, image by image, into a temporary
 file, which is renamed when complete; then a small record with its digests is renamed into place. A shard with a record
-of the pictures that are there now is done; whatever else a kill leaves is made again. Equal input gives equal bytes,
-interrupted or not. `datamodules.prepared` opens what was written.
+of the pictures that are there now is done; whatever else a kill leaves is made again. New shards wait in a folder of
+their own until all are there: a run that fails leaves what was finished before as it was. Equal input gives equal
+bytes, interrupted or not. `datamodules.prepared` opens what was written.
 """
 
 import contextlib
 import dataclasses
 import json
+import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,7 +25,7 @@ from datamodules.images import PHANTOM, picture_size
 from datamodules.manifest import Manifest, Remark
 from datamodules.prepared import MANIFEST
 from datamodules.shard_writer import Job, fill_shards, npy_header, record_name, shard_name
-from datamodules.shards import INDEX, SCHEMA, ids_digest, images_digest
+from datamodules.shards import INDEX, SCHEMA, file_digest, ids_digest, images_digest
 from datamodules.stamps import Stamp, stamps
 
 # 128 MiB at 256 px: a kill loses at most so much work of each core, and MIMIC-CXR is 185 files. Small sets get
@@ -30,6 +33,7 @@ from datamodules.stamps import Stamp, stamps
 MOST_ROWS, FEWEST_ROWS, SHARDS = 2048, 64, 32
 SHOWN = 5
 PLAN = "plan.json"
+NEW = ".new"  # where shards wait, beside those that they are to replace
 
 
 def prepare(
@@ -75,7 +79,7 @@ def prepare(
         folders = {size: out / str(size) for size in sizes}
         parts = _parts(manifest, rows_per_shard)
         fill_shards(_jobs(parts, folders), total=len(manifest), workers=workers)
-        records = {size: [_json(folder / record_name(p.number)) for p in parts] for size, folder in folders.items()}
+        records = {size: [_json(_newest(folder, p)) for p in parts] for size, folder in folders.items()}
         failures = _failures(parts, records)
         if failures and unreadable == "error":
             shown = "\n  ".join(message for _, message in failures[:SHOWN])
@@ -83,13 +87,15 @@ def prepare(
                 f"{manifest.source}: {len(failures)} of {len(manifest)} images cannot be read:\n  {shown}\n"
                 "mend them and run again (finished shards are kept), or leave them out: prepare --unreadable drop"
             )
+        _take_over(list(folders.values()))
+        kept = _without(manifest, failures)
+        kept.save(out / MANIFEST)
         # All sizes share the manifest, so what one of them lacks is served by none.
         facts = _index(manifest, rows_per_shard=rows_per_shard, unreadable=[row for row, _ in failures])
+        facts["manifest"] = file_digest(out / MANIFEST)
         for size in sizes:
             shards = [{name: record[name] for name in ("file", "sha256", "pixels")} for record in records[size]]
             _save(facts | {"size": size, "shards": shards}, folders[size] / INDEX)
-        kept = _without(manifest, failures)
-        kept.save(out / MANIFEST)
     return kept
 
 
@@ -170,28 +176,49 @@ def _plan(out: Path, manifest: Manifest, rows_per_shard: int | None) -> int:
 
 def _jobs(parts: list[_Part], folders: dict[int, Path]) -> list[Job]:
     for folder in folders.values():
-        folder.mkdir(exist_ok=True)
-        for left_over in folder.glob(".*.tmp"):
+        (folder / NEW).mkdir(parents=True, exist_ok=True)
+        for left_over in (folder / NEW).glob(".*.tmp"):
             left_over.unlink(missing_ok=True)
     jobs: list[Job] = []
     replaced = set()
     for part in parts:
         targets: dict[int, str] = {}
         for size, folder in folders.items():
-            record = _record(folder, part, size=size)
-            if _done(record, part):
-                continue
-            if record is not None and not part.stamp.fits(record):
-                replaced.add(part.number)
-            # From here to the new index the shards are not what the old one says: nobody may open them.
-            (folder / INDEX).unlink(missing_ok=True)
-            targets[size] = str(folder)
+            new, old = _record(folder / NEW, part, size=size), _record(folder, part, size=size)
+            if _done(old, part):
+                (folder / NEW / record_name(part.number)).unlink(missing_ok=True)
+            elif not _done(new, part):
+                targets[size] = str(folder / NEW)
+                if any(record is not None and not part.stamp.fits(record) for record in (new, old)):
+                    replaced.add(part.number)
         if targets:
             jobs.append(Job(part.number, part.references, part.ids, part.stamp, targets))
     if replaced:
         what = f"{len(replaced)} of {len(parts)} shards hold pictures that were replaced on disk"
         print(f"images: {what}; these shards are made again", file=sys.stderr, flush=True)
     return jobs
+
+
+def _newest(folder: Path, part: _Part) -> Path:
+    """The record of a shard that is complete: the new one where there is one."""
+    new = folder / NEW / record_name(part.number)
+    return new if new.is_file() else folder / record_name(part.number)
+
+
+def _take_over(folders: list[Path]) -> None:
+    """Put the new shards in the place of the old ones."""
+    if any(folder.glob(f"{NEW}/*.json") for folder in folders):
+        for folder in folders:
+            # From here to the new index the shards are not what the old one says: nobody may open them.
+            (folder / INDEX).unlink(missing_ok=True)
+    for folder in folders:
+        for record in sorted((folder / NEW).glob("*.json")):
+            shard = record.with_suffix(".npy")
+            # A kill may have come between the two.
+            if shard.is_file():
+                os.replace(shard, folder / shard.name)
+            os.replace(record, folder / record.name)
+        shutil.rmtree(folder / NEW)
 
 
 def _record(folder: Path, part: _Part, *, size: int) -> dict[str, Any] | None:

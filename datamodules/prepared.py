@@ -9,9 +9,16 @@ import numpy as np
 
 from datamodules.files import replacing
 from datamodules.manifest import ledger_path
-from datamodules.shards import AGAIN, INDEX, ShardStore, ids_digest
+from datamodules.shards import AGAIN, INDEX, ShardStore, file_digest, ids_digest
 
 MANIFEST = "manifest.parquet"
+
+
+def manifest_path(folder: str, *, cache: Path) -> Path:
+    """Where `fetch_manifest` has the manifest of prepared shards."""
+    if "://" not in folder:
+        return Path(folder) / MANIFEST
+    return cache / f"prepared-{hashlib.sha256(folder.encode()).hexdigest()[:12]}" / MANIFEST
 
 
 def fetch_manifest(folder: str, *, cache: Path) -> Path:
@@ -20,14 +27,13 @@ def fetch_manifest(folder: str, *, cache: Path) -> Path:
     Raises:
         FileNotFoundError: when the folder has none.
     """
+    local = manifest_path(folder, cache=cache)
     if "://" not in folder:
-        path = Path(folder) / MANIFEST
-        if not path.is_file():
+        if not local.is_file():
             raise FileNotFoundError(
-                f"{path} does not exist; finish it first: python -m datamodules prepare --root <root> --out {folder}"
+                f"{local} does not exist; finish it first: python -m datamodules prepare --root <root> --out {folder}"
             )
-        return path
-    local = cache / f"prepared-{hashlib.sha256(folder.encode()).hexdigest()[:12]}" / MANIFEST
+        return local
     local.parent.mkdir(parents=True, exist_ok=True)
     # Always fetched: it is small, and what is at a URL may have changed.
     for target in (ledger_path(local), local):
@@ -40,12 +46,12 @@ def fetch_manifest(folder: str, *, cache: Path) -> Path:
     return local
 
 
-def positions(store: ShardStore, *, image_ids: Sequence[str]) -> np.ndarray:
+def positions(store: ShardStore, *, manifest: Path, image_ids: Sequence[str]) -> np.ndarray:
     """Int64 [N]: the store's row of each row of the manifest beside it, whose image ids are `image_ids`.
 
     Raises:
-        ValueError: when the shards of this size lack other pictures than the manifest: a run was stopped before its
-            end, or the folder was copied in part.
+        ValueError: when the shards of this size lack other pictures than the manifest, or their index was written for
+            another one: a run was stopped before its end, the folder was copied in part, or the manifest was changed.
     """
     found = np.setdiff1d(np.arange(store.rows), np.fromiter(store.unreadable, dtype=np.int64))
     if ids_digest(image_ids) != store.served_ids:
@@ -53,21 +59,24 @@ def positions(store: ShardStore, *, image_ids: Sequence[str]) -> np.ndarray:
             f"{store.folder}: the manifest's {len(image_ids)} rows are not the {len(found)} of these shards; "
             f"{AGAIN}, or copy the whole folder again"
         )
+    if file_digest(manifest) != store.manifest:
+        raise ValueError(
+            f"{manifest}: is not the manifest that these shards were finished with; {AGAIN}, which takes what the data "
+            "set says now and keeps the shards, or copy the whole folder again"
+        )
     return found
 
 
-def pixels_of(
-    image_ids: Sequence[str], *, store: ShardStore | None, rows: np.ndarray, served: Sequence[str]
-) -> np.ndarray | None:
-    """Uint64 [n]: `ShardStore.pixels` of some of the images `served`, `rows` of the store; None without a store."""
-    if store is None:
-        return None
-    row_of = dict(zip(served, rows.tolist(), strict=True))
-    return store.pixels()[[row_of[image_id] for image_id in image_ids]]
-
-
 def prepared_sizes(folder: str) -> list[int]:
-    """The sizes, in ascending order, of which there are finished shards in a folder or at an fsspec URL."""
+    """The sizes, in ascending order, of which there are finished shards in a folder or at an fsspec URL.
+
+    Raises:
+        FileNotFoundError: when there is no such folder.
+    """
     system, path = fsspec.core.url_to_fs(folder)
+    if not system.isdir(path):
+        raise FileNotFoundError(
+            f"{folder} does not exist; name the folder that was given to prepare as --out, or a copy"
+        )
     names = (entry.rstrip("/").rpartition("/")[2] for entry in system.ls(path, detail=False))
     return sorted(int(name) for name in names if name.isdigit() and system.exists(f"{path}/{name}/{INDEX}"))

@@ -65,13 +65,13 @@ def _mend(frame: pd.DataFrame, *, views: Sequence[str] | None, text_only: bool) 
     )
 
 
-def split_rows(manifest: Manifest, splits: Sequence[str], *, limit: int | None, seed: int) -> np.ndarray:
-    """Int64 [N]: the rows that are in these splits, in order; of train alone those within the limit.
+def split_rows(manifest: Manifest, splits: Sequence[str], *, limit: int | None = None, seed: int = 0) -> np.ndarray:
+    """Int64 [N]: the rows that are in these splits, in order.
 
     Args:
         manifest: what is served.
         splits: names of splits.
-        limit: most rows of train, drawn by seed so that a smaller limit takes a subset of a larger one; None takes all.
+        limit: at most so many, drawn by seed so that a smaller limit takes a subset of a larger one; None takes all.
         seed: of that draw.
 
     Raises:
@@ -79,7 +79,7 @@ def split_rows(manifest: Manifest, splits: Sequence[str], *, limit: int | None, 
     """
     column = manifest.frame["split"]
     chosen = np.flatnonzero(column.isin(splits).to_numpy())
-    if tuple(splits) == ("train",) and limit is not None:
+    if limit is not None:
         chosen = np.sort(np.random.default_rng(seed).permutation(chosen)[:limit])
     if not len(chosen):
         counts = {split: int((column == split).sum()) for split in SPLITS}

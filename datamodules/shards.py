@@ -42,6 +42,7 @@ class ShardStore:
         unreadable: rows without a picture; asking for one is an error.
         data_digest: `images_digest` of what was prepared.
         served_ids: digest of the image ids of the readable rows, in order.
+        manifest: sha256 of the manifest beside the shards.
         shapes: width and height of the pictures that have boxes, by row.
         cache: where shards of a URL are fetched to, each when it is first needed.
     """
@@ -54,6 +55,7 @@ class ShardStore:
     unreadable: frozenset[int]
     data_digest: str
     served_ids: str
+    manifest: str
     shapes: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
     cache: Path | None = None
     _maps: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
@@ -96,6 +98,7 @@ class ShardStore:
             unreadable=frozenset(index["unreadable"]),
             data_digest=index["data_digest"],
             served_ids=index["served_ids"],
+            manifest=index["manifest"],
             shapes={int(row): (width, height) for row, (width, height) in index["shapes"].items()},
             cache=None if cache is None else Path(cache),
         )
@@ -162,6 +165,7 @@ class ShardStore:
         if number not in self._maps:
             path = self._local(number)
             rows = min(self.rows_per_shard, self.rows - number * self.rows_per_shard)
+            self._check_record(path, number)
             try:
                 pixels = np.load(path, mmap_mode="r", allow_pickle=False)
             except (ValueError, OSError) as error:
@@ -175,6 +179,20 @@ class ShardStore:
             self._maps[number] = pixels.view(np.ndarray)
         return self._maps[number]
 
+    def _check_record(self, path: Path, number: int) -> None:
+        """See that the shard is still the index's: `prepare` may have made it again since that was opened."""
+        record = path.with_suffix(".json")
+        if not record.is_file():
+            return  # fetched by its digest, or copied without records
+        try:
+            found = json.loads(record.read_text())["sha256"]
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"{record}: is no record of a shard ({error}); {AGAIN}") from error
+        if found != self.shards[number]["sha256"]:
+            raise ValueError(
+                f"{path}: was made again after this process had opened {self.folder}; start the process again"
+            )
+
     def _local(self, number: int) -> Path:
         """The shard's file; one of a URL is fetched first, once for all processes, and its digest is checked."""
         shard = self.shards[number]
@@ -186,10 +204,8 @@ class ShardStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._lock, FileLock(f"{path}.lock"):
             if not path.is_file():
-                with replacing(path) as temporary, fsspec.open(f"{self.folder}/{shard['file']}", "rb") as remote:
-                    with temporary.open("wb") as local:
-                        while block := remote.read(READ):
-                            local.write(block)
+                with replacing(path) as temporary:
+                    self._fetch(shard["file"], temporary)
                     found = file_digest(temporary)
                     if found != shard["sha256"]:
                         raise ValueError(
@@ -197,6 +213,14 @@ class ShardStore:
                             f"{shard['sha256'][:12]}; copy the prepared folder again"
                         )
         return path
+
+    def _fetch(self, name: str, path: Path) -> None:
+        try:
+            with fsspec.open(f"{self.folder}/{name}", "rb") as remote, path.open("wb") as local:
+                while block := remote.read(READ):
+                    local.write(block)
+        except FileNotFoundError as error:
+            raise ValueError(f"{self.folder}/{name} is missing; copy the whole prepared folder again") from error
 
 
 def file_digest(path: Path) -> str:

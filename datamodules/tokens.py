@@ -7,13 +7,14 @@ so a subset of the data set may be served from it; a cache of other data, or of 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from datamodules.files import replacing
+from datamodules.stamps import changed
 
 SCHEMA = 2
 Kind = Literal["codes", "clues"]
@@ -21,6 +22,18 @@ MAKERS: dict[str, str] = {
     "codes": "python main.py predict -c configs/base.yaml -c configs/codebook.yaml --ckpt_path=<codebook>.ckpt",
     "clues": "python main.py predict -c configs/base.yaml -c configs/aligner.yaml --ckpt_path=<aligner>.ckpt",
 }
+
+
+class Pictures(NamedTuple):
+    """What is known of N images.
+
+    Attributes:
+        files: int64 [N,2] of bytes and times, see `datamodules.stamps.file_facts`.
+        pixels: uint64 [N], `ShardStore.pixels`; None where no resized images are at hand.
+    """
+
+    files: np.ndarray
+    pixels: np.ndarray | None = None
 
 
 def write_tokens(
@@ -31,7 +44,7 @@ def write_tokens(
     manifest_digest: str,
     checkpoint_digest: str,
     codes_total: int,
-    pixels: np.ndarray | None = None,
+    pictures: Pictures | None = None,
 ) -> None:
     """Write a cache of image codes.
 
@@ -42,7 +55,7 @@ def write_tokens(
         manifest_digest: `CXRDataModule.tokens_key` of the data that was encoded.
         checkpoint_digest: sha256 of the codebook's checkpoint.
         codes_total: number of entries of the codebook.
-        pixels: uint64 [N], `ShardStore.pixels` of the images that were encoded; None where there are no shards.
+        pictures: what is known of the N images that were encoded.
 
     Raises:
         ValueError: for a wrong shape, a repeated id or a code out of range.
@@ -53,7 +66,7 @@ def write_tokens(
     dtype = np.uint16 if codes_total <= 65536 else np.int32
     facts = {"kind": "codes", "codes_total": str(codes_total)}
     facts |= {"manifest_digest": manifest_digest, "checkpoint_digest": checkpoint_digest}
-    _write(path, image_ids, codes.astype(dtype), facts, pixels)
+    _write(path, image_ids, codes.astype(dtype), facts, pictures)
 
 
 def write_clues(
@@ -65,7 +78,7 @@ def write_clues(
     checkpoint_digest: str,
     codes_total: int,
     positions_total: int,
-    pixels: np.ndarray | None = None,
+    pictures: Pictures | None = None,
 ) -> None:
     """Write a cache of clues.
 
@@ -77,7 +90,7 @@ def write_clues(
         checkpoint_digest: sha256 of the checkpoint that made them.
         codes_total: number of entries of the codebook.
         positions_total: number of cells of the token grid, h × w.
-        pixels: as in `write_tokens`.
+        pictures: as in `write_tokens`.
 
     Raises:
         ValueError: for a wrong shape, a repeated id, or a code or position out of range.
@@ -88,7 +101,7 @@ def write_clues(
     _check_range(clues[..., 1], low=-1, high=positions_total, what="position", path=path)
     facts = {"kind": "clues", "codes_total": str(codes_total), "positions_total": str(positions_total)}
     facts |= {"manifest_digest": manifest_digest, "checkpoint_digest": checkpoint_digest}
-    _write(path, image_ids, clues.astype(np.int32), facts, pixels)
+    _write(path, image_ids, clues.astype(np.int32), facts, pictures)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +116,7 @@ class TokenCache:
         checkpoint_digest: sha256 of the checkpoint that made it.
         codes_total: number of entries of the codebook.
         path: where it was read.
-        pixels: uint64 [N], digests of the images that it was made from; None where they were not known.
+        pictures: what was known of the images that it was made from.
     """
 
     kind: Kind
@@ -113,7 +126,7 @@ class TokenCache:
     checkpoint_digest: str
     codes_total: int
     path: Path
-    pixels: np.ndarray | None = None
+    pictures: Pictures
 
     @staticmethod
     def load(path: str | Path, *, kind: Kind, manifest_digest: str | None = None) -> "TokenCache":
@@ -147,6 +160,7 @@ class TokenCache:
                     )
                 values, ids = file.get_tensor("values"), file.get_tensor("image_ids")
                 pixels = file.get_tensor("pixels") if "pixels" in file.keys() else None  # noqa: SIM118
+                pictures = Pictures(file.get_tensor("files"), pixels)
         except SafetensorError as error:
             raise ValueError(f"{path}: is not a readable safetensors file ({error}); {again}") from error
         names = ids.tobytes().decode().split("\n") if ids.size else []
@@ -159,7 +173,7 @@ class TokenCache:
             _check_range(values[..., 1], low=-1, high=int(facts["positions_total"]), what="position", path=path)
         index = {name: row for row, name in enumerate(names)}
         made_from, made_by = facts["manifest_digest"], facts["checkpoint_digest"]
-        return TokenCache(kind, values, index, made_from, made_by, codes_total, path, pixels)
+        return TokenCache(kind, values, index, made_from, made_by, codes_total, path, pictures)
 
     def rows(self, image_ids: Sequence[str]) -> np.ndarray:
         """Int64 rows of `values`, in the order of the ids.
@@ -175,28 +189,34 @@ class TokenCache:
             )
         return np.fromiter((self.index[i] for i in image_ids), dtype=np.int64, count=len(image_ids))
 
-    def check_pixels(self, image_ids: Sequence[str], pixels: np.ndarray | None) -> None:
-        """See that it was made from the images that are there now; nothing where that is not known.
+    def check_pictures(self, image_ids: Sequence[str], now: Pictures) -> None:
+        """See that it was made from the images that are there now, by their pixels or else by their files.
 
         Args:
             image_ids: N ids, all in the cache.
-            pixels: uint64 [N], `ShardStore.pixels` of these images; None where there are no shards.
+            now: what is known of these images.
 
         Raises:
             ValueError: naming the first image that has changed.
         """
-        if self.pixels is None or pixels is None:
-            return
-        changed = np.flatnonzero(self.pixels[self.rows(image_ids)] != pixels)
-        if len(changed):
+        rows = self.rows(image_ids)
+        if self.pictures.pixels is not None and now.pixels is not None:
+            other = self.pictures.pixels[rows] != now.pixels
+            what, mend = "the picture", ""
+        else:
+            other = changed(self.pictures.files[rows], now.files)
+            what = "the size or time of the file"
+            mend = "see by its pixels whether the picture is the same (data.init_args.images=true, store=shards), or "
+        if other.any():
             raise ValueError(
-                f"{self.path}: the picture of image {image_ids[changed[0]]} is not the one that these {self.kind} are "
-                f"of ({len(changed)} of {len(image_ids)} have changed); make it again: {MAKERS[self.kind]}"
+                f"{self.path}: {what} of image {image_ids[int(other.argmax())]} is not the one that these {self.kind} "
+                f"are of ({int(other.sum())} of {len(image_ids)} have changed); {mend}make it again: "
+                f"{MAKERS[self.kind]}"
             )
 
 
 def _write(
-    path: str | Path, image_ids: Sequence[str], values: np.ndarray, facts: dict[str, str], pixels: np.ndarray | None
+    path: str | Path, image_ids: Sequence[str], values: np.ndarray, facts: dict[str, str], pictures: Pictures | None
 ) -> None:
     path = Path(path)
     if len(image_ids) != len(values):
@@ -208,8 +228,9 @@ def _write(
         raise ValueError(f"{path}: an image id is empty or has a line break")
     names = np.frombuffer("\n".join(image_ids).encode(), dtype=np.uint8)
     tensors = {"values": np.ascontiguousarray(values), "image_ids": names}
-    if pixels is not None:
-        tensors["pixels"] = np.ascontiguousarray(pixels, dtype=np.uint64)
+    tensors["files"] = np.full((len(values), 2), -1, dtype=np.int64) if pictures is None else pictures.files
+    if pictures is not None and pictures.pixels is not None:
+        tensors["pixels"] = np.ascontiguousarray(pictures.pixels, dtype=np.uint64)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=facts | {"schema": str(SCHEMA)})

@@ -34,12 +34,13 @@ def verify(folder: str) -> tuple[list[str], str]:
         )
     wrong: list[str] = []
     with tempfile.TemporaryDirectory() as cache:
-        ids = Manifest.load(fetch_manifest(folder, cache=Path(cache))).frame["image_id"].tolist()
+        manifest = fetch_manifest(folder, cache=Path(cache))
+        ids = Manifest.load(manifest).frame["image_id"].tolist()
         for size in sizes:
             store = ShardStore.open(folder, size=size, cache=cache)
             wrong += store.verify(shown=True)
             try:
-                positions(store, image_ids=ids)
+                positions(store, manifest=manifest, image_ids=ids)
             except ValueError as error:
                 wrong.append(str(error))
     return wrong, f"{len(store.shards)} shards of {len(ids)} images at {' and '.join(map(str, sizes))} px"

@@ -124,7 +124,7 @@ def write_store(out: Path, pixels: np.ndarray, *, reports: list[str] | None = No
     from datamodules.prepare import MOST_ROWS
     from datamodules.prepared import MANIFEST
     from datamodules.shard_writer import shard_name
-    from datamodules.shards import INDEX, SCHEMA, ids_digest
+    from datamodules.shards import INDEX, SCHEMA, file_digest, ids_digest
 
     size = pixels.shape[1]
     (out / str(size)).mkdir(parents=True)
@@ -137,7 +137,6 @@ def write_store(out: Path, pixels: np.ndarray, *, reports: list[str] | None = No
     index = {"schema": SCHEMA, "size": size, "rows": len(pixels), "rows_per_shard": MOST_ROWS, "shards": names}
     index |= {"data_digest": "", "unreadable": [], "shapes": {}}
     index["served_ids"] = ids_digest(f"{n:08x}-{n:08x}-{n:08x}-{n:08x}" for n in range(len(pixels)))
-    (out / str(size) / INDEX).write_text(json.dumps(index))
     texts = reports or ["The lungs are clear. No pleural effusion or pneumothorax."] * len(pixels)
     rows = {
         "image": [f"files/p{n % 100:02d}/{n}.jpg" for n in range(len(pixels))],
@@ -151,6 +150,7 @@ def write_store(out: Path, pixels: np.ndarray, *, reports: list[str] | None = No
     import pandas as pd
 
     make_manifest(pd.DataFrame(rows), source="x").save(out / MANIFEST)
+    (out / str(size) / INDEX).write_text(json.dumps(index | {"manifest": file_digest(out / MANIFEST)}))
 
 
 if __name__ == "__main__":

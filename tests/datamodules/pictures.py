@@ -6,6 +6,7 @@ import pandas as pd
 from PIL import Image
 
 from datamodules.manifest import Manifest, make_manifest
+from datamodules.shards import file_digest
 
 
 def write_pictures(folder: Path, count: int, *, side: int = 16) -> list[Path]:
@@ -41,3 +42,10 @@ def write_table(folder: Path, columns: dict[str, list[str]], *, side: int) -> Pa
     table = {column: [name.format(n) for n in range(count)] for column, name in names.items()}
     pd.DataFrame(table | columns).to_csv(folder / "studies.csv", index=False)
     return folder
+
+
+def digests(out: Path) -> dict[str, str]:
+    """Sha256 of each file below a folder, but for the lock."""
+    return {
+        str(p.relative_to(out)): file_digest(p) for p in sorted(out.rglob("*")) if p.is_file() and p.name != ".lock"
+    }

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,16 +18,10 @@ from datamodules import prepare as prepare_module
 from datamodules import shard_writer
 from datamodules.images import read_image
 from datamodules.manifest import Manifest
-from datamodules.prepare import prepare, up_to_date
+from datamodules.prepare import prepare
 from datamodules.prepared import positions
 from datamodules.shards import ShardStore, file_digest
-from tests.datamodules.pictures import manifest_of, write_pictures
-
-
-def digests(out: Path) -> dict[str, str]:
-    return {
-        str(p.relative_to(out)): file_digest(p) for p in sorted(out.rglob("*")) if p.is_file() and p.name != ".lock"
-    }
+from tests.datamodules.pictures import digests, manifest_of, write_pictures
 
 
 def test_each_size_is_what_reading_at_that_size_gives(tmp_path):
@@ -59,7 +52,8 @@ def test_what_is_done_is_kept_and_what_is_damaged_is_made_again(tmp_path):
     times = {p.name: p.stat().st_mtime_ns for p in (out / "8").glob("*.npy")}
     (out / "8" / "shard-00001.npy").write_bytes(b"cut off")
     (out / "8" / "shard-00002.json").unlink()
-    (out / "8" / ".shard-00000.npy.123.tmp").write_bytes(b"left over")
+    (out / "8" / ".new").mkdir()
+    (out / "8" / ".new" / ".shard-00000.npy.123.tmp").write_bytes(b"left over")
     (out / "8" / "index.json").unlink()
     prepare(manifest, sizes=[8], out=out, rows_per_shard=4)
     assert digests(out) == before
@@ -89,7 +83,8 @@ def test_unreadable_pictures_stop_or_are_dropped_with_their_names(tmp_path):
     assert saved.digest() == kept.digest()
     assert [(d.reason, d.ids, d.level) for d in saved.drops] == [("the picture cannot be read", ("i1", "i4"), "error")]
     store = ShardStore.open(out, size=8)
-    rows = positions(store, image_ids=["i0", "i2", "i3", "i5"])
+    beside = out / "manifest.parquet"
+    rows = positions(store, manifest=beside, image_ids=["i0", "i2", "i3", "i5"])
     assert rows.tolist() == [0, 2, 3, 5]
     assert store.gather(rows)[:, 0, 0].tolist() == [0, 20, 30, 50]
     # The blank in its place can never be served.
@@ -128,35 +123,17 @@ def test_what_one_size_lacks_no_size_serves(tmp_path):
     assert kept.frame["image_id"].tolist() == ["i0", "i1", "i2", "i4", "i5"]
     for size in (8, 16):
         store = ShardStore.open(out, size=size)
-        rows = positions(store, image_ids=["i0", "i1", "i2", "i4", "i5"])
+        rows = positions(store, manifest=out / "manifest.parquet", image_ids=["i0", "i1", "i2", "i4", "i5"])
         assert store.gather(rows)[:, 0, 0].tolist() == [0, 10, 20, 40, 50]
     # As many rows, but others: a run that was stopped between the index and the manifest.
     with pytest.raises(ValueError, match=r"16: the manifest's 5 rows are not the 5 of these shards; write the shards"):
-        positions(store, image_ids=["i0", "i1", "i2", "i3", "i5"])
+        positions(store, manifest=out / "manifest.parquet", image_ids=["i0", "i1", "i2", "i3", "i5"])
     write_pictures(tmp_path / "in", 6)
     prepare(manifest, sizes=[32], out=out, rows_per_shard=2)
     for size in (8, 16, 32):
-        assert positions(ShardStore.open(out, size=size), image_ids=[f"i{n}" for n in range(6)]).tolist() == list(
-            range(6)
-        )
-
-
-def test_a_failed_rerun_leaves_nothing_to_serve(tmp_path):
-    """The second run finds another broken picture in a shard that was finished: it must not stay open with a blank."""
-    paths, out = write_pictures(tmp_path / "in", 6), tmp_path / "out"
-    manifest = manifest_of(paths)
-    paths[4].write_text("broken")
-    prepare(manifest, sizes=[8], out=out, rows_per_shard=6, unreadable="drop")
-    paths[2].write_text("broken too")
-    with pytest.raises(ValueError, match=r"2 of 6 images cannot be read"):
-        prepare(manifest, sizes=[8], out=out, rows_per_shard=6)
-    with pytest.raises(FileNotFoundError, match="no finished shards of 8 px"):
-        ShardStore.open(out, size=8)
-    kept = prepare(manifest, sizes=[8], out=out, rows_per_shard=6, unreadable="drop")
-    ids = kept.frame["image_id"].tolist()
-    assert ids == ["i0", "i1", "i3", "i5"]
-    store = ShardStore.open(out, size=8)
-    assert store.gather(positions(store, image_ids=ids))[:, 0, 0].tolist() == [0, 10, 30, 50]
+        assert positions(
+            ShardStore.open(out, size=size), manifest=out / "manifest.parquet", image_ids=[f"i{n}" for n in range(6)]
+        ).tolist() == list(range(6))
 
 
 def test_an_empty_record_is_made_again(tmp_path):
@@ -167,58 +144,6 @@ def test_an_empty_record_is_made_again(tmp_path):
     (out / "old").mkdir()
     prepare(manifest, sizes=[8], out=out, rows_per_shard=2)
     assert digests(out) == before
-
-
-def test_pictures_that_were_replaced_are_read_again(tmp_path, capsys):
-    paths, out = write_pictures(tmp_path / "in", 6), tmp_path / "out"
-    manifest = manifest_of(paths)
-    prepare(manifest, sizes=[8, 16], out=out, rows_per_shard=2)
-    assert up_to_date(manifest, size=8, out=out)
-    assert not up_to_date(manifest, size=32, out=out)
-    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.npy")}
-    # Another size; the same size at another time; the same picture written again at another time.
-    Image.new("L", (20, 20), 200).save(paths[2])
-    assert not up_to_date(manifest, size=8, out=out)
-    data = bytearray(paths[4].read_bytes())
-    Image.new("L", (12, 12), 210).save(paths[4])
-    assert paths[4].stat().st_size == len(data)
-    os.utime(paths[4], ns=(1, 1))
-    prepare(manifest, sizes=[8], out=out, rows_per_shard=2)
-    assert "2 of 3 shards hold pictures that were replaced on disk; these shards are" in capsys.readouterr().err
-    for size in (8, 16):
-        levels = ShardStore.open(out, size=size).gather(np.arange(6))[:, 0, 0].tolist()
-        assert levels == [0, 10, 200, 30, 210, 50]
-        changed = [p.name for p in sorted((out / str(size)).glob("*.npy")) if p.stat().st_mtime_ns != before[p]]
-        assert changed == ["shard-00001.npy", "shard-00002.npy"]
-    assert up_to_date(manifest, size=16, out=out)
-
-
-def test_a_data_set_that_was_moved_is_gone_on_with(tmp_path):
-    manifest, out = manifest_of(write_pictures(tmp_path / "in", 4)), tmp_path / "out"
-    prepare(manifest, sizes=[8], out=out, rows_per_shard=2)
-    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.npy")}
-    (tmp_path / "in").rename(tmp_path / "elsewhere")
-    moved = manifest_of(sorted((tmp_path / "elsewhere").iterdir()))
-    for path in (tmp_path / "elsewhere").iterdir():
-        os.utime(path)  # as a copy has them
-    assert up_to_date(moved, size=8, out=out)
-    Image.new("L", (90, 90), 200).save(tmp_path / "elsewhere" / "3.png")
-    prepare(moved, sizes=[8, 16], out=out, rows_per_shard=2)
-    assert [p.name for p, time in before.items() if p.stat().st_mtime_ns != time] == ["shard-00001.npy"]
-    assert ShardStore.open(out, size=16).gather(np.arange(4))[:, 0, 0].tolist() == [0, 10, 20, 200]
-    assert Manifest.load(out / "manifest.parquet").frame["image"][0] == str(tmp_path / "elsewhere" / "0.png")
-
-
-def test_shards_outlive_their_pictures(tmp_path):
-    """Pictures that are gone, as of a disk that is not mounted, are no reason to take away what was made of them."""
-    paths, out = write_pictures(tmp_path / "in", 4), tmp_path / "out"
-    manifest = manifest_of(paths)
-    prepare(manifest, sizes=[8], out=out)
-    for path in paths:
-        path.unlink()
-    assert up_to_date(manifest, size=8, out=out)
-    assert len(prepare(manifest, sizes=[8], out=out)) == 4
-    assert ShardStore.open(out, size=8).gather(np.arange(4))[:, 0, 0].tolist() == [0, 10, 20, 30]
 
 
 def test_folders_that_are_not_for_shards(tmp_path):
@@ -293,7 +218,7 @@ def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(tmp_path):
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     )
-    while not list((tmp_path / "out").glob("64/.shard-*.tmp")):
+    while not list((tmp_path / "out").glob("64/.new/.shard-*.tmp")):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
@@ -301,7 +226,7 @@ def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(tmp_path):
     assert time.monotonic() - began < 10
     assert process.returncode == 130
     assert "stopped; what is finished is kept, the same command goes on with the rest" in error
-    assert not list((tmp_path / "out" / "64").glob(".*.tmp"))
+    assert not list((tmp_path / "out" / "64").rglob(".*.tmp"))
     assert "300 images" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 

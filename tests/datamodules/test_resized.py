@@ -73,7 +73,31 @@ def test_codes_are_known_by_their_pixels_wherever_these_are(make, folder, tmp_pa
     prepare(data.manifest, sizes=[8], out=out, rows_per_shard=5)
     with pytest.raises(ValueError, match="picture of image r3 is not the one"):
         make(shards=str(out), tokens=str(tokens), images=False).setup("fit")
-    make(tokens=str(tokens), store="files").setup("fit")  # nothing to compare with
+    # Where no pixels are at hand, files are compared.
+    for options in ({"store": "files"}, {"images": False, "cache_dir": str(tmp_path / "other")}):
+        with pytest.raises(
+            ValueError, match="size or time of the file of image r3 is not the one that these codes are of"
+        ):
+            make(tokens=str(tokens), **options).setup("fit")
+
+
+def test_codes_of_other_splits_are_refused(make, folder, tmp_path):
+    """A codebook has seen its training pictures: one of them must not become a test picture."""
+    tokens = tmp_path / "t.safetensors"
+    write_codes(make(), tokens)
+    table = pd.read_csv(folder / "t.csv")
+    table.loc[0, "split"] = "test"
+    table.to_csv(folder / "t.csv", index=False)
+    with pytest.raises(ValueError, match=r"was made from data .*make it again"):
+        make(tokens=str(tokens)).setup("fit")
+
+
+def test_limit_is_of_training_alone(make):
+    data = make(limit=3, predict_splits=["train"])
+    (batch,) = data.predict_dataloader()
+    assert len(batch["image_id"]) == 8
+    (batch,) = data.train_dataloader()
+    assert len(batch["image_id"]) == 3
 
 
 @pytest.mark.parametrize("store", ["shards", "files"])
@@ -82,7 +106,7 @@ def test_a_data_set_that_was_moved_is_the_same_and_its_own_pictures_are_read(mak
     data = make()
     write_codes(data, tokens)
     moved = tmp_path / "moved"
-    shutil.copytree(folder, moved)
+    shutil.copytree(folder, moved)  # keeps the times
     folder.rename(tmp_path / "gone")
     there = make(root=str(moved), tokens=str(tokens), store=store)
     there.setup("fit")

@@ -13,7 +13,7 @@ from PIL import Image
 from datamodules.augment import augment
 from datamodules.cxr import CXRDataModule
 from datamodules.images import read_masks
-from datamodules.manifest import Box, Manifest, encode_boxes, make_manifest
+from datamodules.manifest import Box, encode_boxes, make_manifest
 from datamodules.prepare import prepare
 from datamodules.reports.labels import FINDINGS
 from datamodules.rows import RowTable, write_rows
@@ -90,10 +90,8 @@ def test_shards_serve_a_selection_and_skip_what_could_not_be_read(make, root, tm
     source = make().source
     (root / "r3.png").write_text("broken")
     out = tmp_path / "prepared"
-    prepare(source, sizes=[16], out=out, rows_per_shard=5, unreadable="drop")
-    frame = Manifest.load(out / "manifest.parquet").frame
-    frame["view"] = np.where(frame["image_id"].isin(["r1", "r9"]), "LATERAL", "PA")
-    make_manifest(frame, source="table").save(out / "manifest.parquet")
+    frame = source.frame.assign(view=np.where(source.frame["image_id"].isin(["r1", "r9"]), "LATERAL", "PA"))
+    prepare(make_manifest(frame, source="table"), sizes=[16], out=out, rows_per_shard=5, unreadable="drop")
     shown = images_of(make(shards=str(out), views=["PA"]))
     assert set(shown) == {f"r{n}" for n in (*range(16), *range(20, 24))} - {"r1", "r3", "r9"}
     Image.new("L", (8, 8)).save(root / "r3.png")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from datamodules.tokens import TokenCache, write_clues, write_tokens
+from datamodules.tokens import Pictures, TokenCache, write_clues, write_tokens
 
 
 def write(path, codes=None, **changes):
@@ -57,15 +57,25 @@ def test_cache_of_other_data_is_refused_with_both_digests_and_the_command(tmp_pa
 
 
 def test_codes_of_other_pixels_are_refused(tmp_path):
+    files = np.array([[10, 1], [-1, -1], [30, 3]])
     pixels = np.array([7, 2**64 - 1, 5], dtype=np.uint64)
-    cache = TokenCache.load(write(tmp_path / "t.safetensors", pixels=pixels), kind="codes")
-    cache.check_pixels(["c", "a"], np.array([5, 7], dtype=np.uint64))
-    cache.check_pixels(["c", "a"], None)
-    with pytest.raises(ValueError, match=r"picture of image b is not the one that these codes are of \(1 of 2 have ch"):
-        cache.check_pixels(["a", "b"], np.array([7, 2**64 - 2], dtype=np.uint64))
-    unknown = TokenCache.load(write(tmp_path / "u.safetensors"), kind="codes")
-    assert unknown.pixels is None
-    unknown.check_pixels(["a"], np.array([1], dtype=np.uint64))
+    cache = TokenCache.load(write(tmp_path / "t.safetensors", pictures=Pictures(files, pixels)), kind="codes")
+    # Pixels decide where they are known: a copy may have other times.
+    cache.check_pictures(["c", "a"], Pictures(np.array([[30, 4], [10, 2]]), np.array([5, 7], dtype=np.uint64)))
+    with pytest.raises(
+        ValueError, match=r"the picture of image b is not the one that these codes are of \(1 of 2 have"
+    ):
+        cache.check_pictures(["a", "b"], Pictures(files[:2], np.array([7, 2**64 - 2], dtype=np.uint64)))
+
+
+def test_codes_of_other_files_are_refused_where_no_pixels_are_at_hand(tmp_path):
+    files = np.array([[10, 1], [-1, -1], [30, 3]])
+    cache = TokenCache.load(write(tmp_path / "t.safetensors", pictures=Pictures(files)), kind="codes")
+    assert cache.pictures.pixels is None
+    cache.check_pictures(["c", "b"], Pictures(np.array([[30, 3], [20, 2]]), np.array([5, 7], dtype=np.uint64)))
+    cache.check_pictures(["c", "b"], Pictures(np.array([[-1, -1], [-1, -1]])))
+    with pytest.raises(ValueError, match=r"size or time of the file of image c is not .*see by its pixels whether"):
+        cache.check_pictures(["a", "c"], Pictures(np.array([[10, 1], [30, 4]])))
 
 
 def test_missing_rows_files_and_broken_files(tmp_path):
