@@ -1,13 +1,11 @@
 """ReportPrompter: a causal language model that writes a report from keywords, and checks what it wrote.
 
-Trained on `keywords → report` of the training reports (anatomy-pathology prompting, arXiv 2403.06835). Every text is
-read back by the mention extractor; the best of a few candidates is kept, and what still fails is flagged.
+Trained on `keywords → report` of the training reports (anatomy-pathology prompting, arXiv 2403.06835), or an untrained
+instruct model that is asked for it. Every text is read back by the mention extractor, and what fails is flagged.
 """
 
 import dataclasses
-import json
 import math
-import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,27 +19,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from datamodules.manifest import Batch
-from datamodules.reports.keywords import Keywords, keywords_of
+from datamodules.reports.keywords import Keywords
 from datamodules.reports.labels import VIEWS
-from datamodules.reports.vocabulary import Vocabulary, mine
 from lightning_modules import stages
-from lightning_modules.networks.language_model import (
-    IGNORED,
-    Codec,
-    LanguageModelConfig,
-    architecture,
-    build_small,
-    load_pretrained,
-    rebuild,
-    train_codec,
-)
+from lightning_modules.networks.adapters import LoraConfig
+from lightning_modules.networks.examples import EXCERPT, REPORT, Examples, Variation, prompt
+from lightning_modules.networks.instruct import Instruction, chats, report_of
+from lightning_modules.networks.language_model import IGNORED, LanguageModelConfig
+from lightning_modules.networks.packing import can_pack, pack
 from lightning_modules.networks.ranks import distributed, gather_items, sum_over_ranks
-from lightning_modules.networks.report_writer import Sampling, Written, write_reports
-from lightning_modules.networks.text_metrics import DistinctNgrams, Ratio
+from lightning_modules.networks.report_metrics import Baseline, ReportMetrics
+from lightning_modules.networks.report_writer import Request, Sampling, Writer, Written, one_line
+from lightning_modules.networks.requests import MODES, Mode, finished, study_of, write_prompts
+from lightning_modules.networks.text_metrics import Ratio
 from lightning_modules.optimizers import parameter_groups
-
-STAGE = "prompter"
-TESTED = ("coverage", "contradiction", "unasked", "verified", "perplexity", "perplexity_word", "distinct2")
+from lightning_modules.prompter_parts import STAGE, Parts, learn_texts, load_parts, new_parts, save_parts
 
 
 class ReportPrompter(lightning.LightningModule):
@@ -52,14 +44,18 @@ class ReportPrompter(lightning.LightningModule):
         vocabulary: vocabulary.json of `python -m datamodules vocabulary`; None mines it from the training reports. Read
             at fit; its text travels in the checkpoint.
         language_model: id or folder of a Hugging Face causal LM to fine-tune instead; read at fit.
+        lora: train adapters beside the frozen `language_model`; None trains all of it.
+        instruction: with it `language_model` is an instruct model that is asked as it is, without fit or checkpoint.
+        mode: what predict asks for: the words of each study's report ("keywords"), words for its labels ("labels"), the
+            first where there is a report and else the second ("auto"), or what can be drawn of its report ("rewrite").
         min_count: reports that a word must occur in, where the vocabulary is mined here; fewer where there are less
             than 100 × min_count reports.
+        variation: how training texts are varied from epoch to epoch.
+        packing: train on several texts a row instead of padding; the same loss.
         optimizer: from parameters to the optimiser.
         warmup_steps: steps of linear warm-up before the cosine.
-        candidates: texts written at most for one set of keywords, until one is verified.
-        max_new_tokens: longest report in sub-words.
-        temperature, top_p: of nucleus sampling.
-        seed: of everything that is written in test and predict.
+        candidates, rescue, max_new_tokens, temperature, top_p: of writing, see `Sampling`.
+        seed: of everything that is drawn in training, test and predict.
     """
 
     def __init__(
@@ -68,10 +64,16 @@ class ReportPrompter(lightning.LightningModule):
         *,
         vocabulary: str | None = None,
         language_model: str | None = None,
+        lora: LoraConfig | None = None,
+        instruction: Instruction | None = None,
+        mode: Mode = "auto",
         min_count: int = 5,
+        variation: Variation = Variation(),  # noqa: B008 - frozen
+        packing: bool = True,
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=2e-3, weight_decay=0.01),
         warmup_steps: int = 50,
         candidates: int = 4,
+        rescue: int = 16,
         max_new_tokens: int = 200,
         temperature: float = 0.7,
         top_p: float = 0.95,
@@ -80,20 +82,28 @@ class ReportPrompter(lightning.LightningModule):
         super().__init__()
         self.config = stages.as_config(LanguageModelConfig, network)
         self.save_hyperparameters({"network": dataclasses.asdict(self.config)})
+        if (lora or instruction) and language_model is None:
+            raise ValueError(
+                f"{'lora' if lora else 'instruction'} is for a pretrained model: name it with "
+                "--model.init_args.language_model=<folder or Hugging Face id>"
+            )
+        if mode not in MODES:
+            raise ValueError(f"mode is {mode!r}; expected one of {list(MODES)}")
         self.vocabulary_path, self.language_model, self.min_count = vocabulary, language_model, min_count
+        self.lora, self.instruction, self.mode = lora, instruction, mode
+        self.variation, self.packing = variation, packing
         self.optimizer, self.warmup_steps = optimizer, warmup_steps
-        self.sampling = Sampling(candidates, max_new_tokens, temperature, top_p)
+        self.sampling = Sampling(candidates, rescue, max_new_tokens, temperature, top_p)
         self.seed = seed
         # Known once the training reports or a checkpoint are.
         self.model: nn.Module | None = None
-        self.codec: Codec | None = None
-        self.vocabulary: Vocabulary | None = None
+        self.parts: Parts | None = None
+        self.examples: Examples | None = None
+        self.baseline: Baseline | None = None
         self.validation_loss = Ratio()
-        self.coverage, self.contradiction, self.unasked, self.verified = Ratio(), Ratio(), Ratio(), Ratio()
-        self.perplexity, self.perplexity_word = Ratio(torch.exp), Ratio(torch.exp)
-        self.distinct2 = DistinctNgrams(2)
-        self._keywords: dict[str, Keywords] = {}
+        self.metrics = ReportMetrics(seed=seed)
         self._rows: dict[str, dict[str, Any]] = {}
+        self._unasked: set[str] = set()
 
     # Building: late, since the tokenizer comes from the data
 
@@ -101,37 +111,30 @@ class ReportPrompter(lightning.LightningModule):
         """At fit: read or mine the vocabulary, train the tokenizer on rank 0, build the model."""
         if stage != "fit" or self.model is not None:
             return
-        state: tuple[str, dict[str, Any] | None] = ("", None)
+        if self.instruction is not None:
+            raise ValueError("an instruct model is asked as it is: run predict, or leave instruction out to fine-tune")
         reports = list(self.trainer.datamodule.train_reports())  # type: ignore[attr-defined]
-        if self.trainer.is_global_zero:
-            if self.vocabulary_path is None:
-                vocabulary = mine(reports, min_count=min(self.min_count, 1 + len(reports) // 100))
-            else:
-                vocabulary = Vocabulary.load(self.vocabulary_path)
-            codec = None
-            if self.language_model is None:
-                prompts = [keywords_of(report, words=vocabulary.words).prompt() for report in reports]
-                codec = dataclasses.asdict(train_codec([*reports, *prompts], sub_words=self.config.sub_words))
-            state = (vocabulary.to_json(), codec)
-        text, codec_data = self.trainer.strategy.broadcast(state)
-        self.vocabulary = Vocabulary.from_json(text)
-        if self.language_model is not None:
-            self.model, self.codec = load_pretrained(self.language_model)
-        else:
-            self.codec = Codec(**(codec_data or {}))
-            self.model = build_small(self.config, self.codec)
+        self._build(reports)
         self._print_cut(reports)
 
+    def _build(self, reports: Sequence[str]) -> None:
+        network = self.config if self.language_model is None else None
+        texts = None
+        if self.trainer.is_global_zero:
+            texts = learn_texts(reports, vocabulary=self.vocabulary_path, min_count=self.min_count, network=network)
+        texts = self.trainer.strategy.broadcast(texts)
+        assert texts is not None
+        self._take(new_parts(texts, network=self.config, language_model=self.language_model, lora=self.lora))
+
+    def _take(self, parts: Parts) -> None:
+        self.parts, self.lora = parts, parts.lora
+        self.model = parts.model.to(self.device)
+        self.examples = None
+
     def _print_cut(self, reports: Sequence[str]) -> None:
-        assert self.codec is not None
-        lengths = [
-            len(prompt) + len(ids) + 1
-            for prompt, ids in zip(
-                self.codec.prompts([self.keywords_of(r).prompt() for r in reports]),
-                self.codec.encode(reports),
-                strict=True,
-            )
-        ]
+        prompts = self._prompts([Request(self.keywords_of(report)) for report in reports])
+        answers = self._ready().codec.encode(reports)
+        lengths = [len(p) + len(ids) + 1 for p, ids in zip(prompts, answers, strict=True)]
         cut = sum(length > self.max_length for length in lengths)
         if cut and self.trainer.is_global_zero:
             print(
@@ -143,69 +146,89 @@ class ReportPrompter(lightning.LightningModule):
     @property
     def max_length(self) -> int:
         """Longest prompt + report: the model's own limit where it has one."""
-        model, _, _ = self._ready()
-        return int(getattr(model.config, "max_position_embeddings", self.config.max_length))
+        return int(getattr(self._ready().model.config, "max_position_embeddings", self.config.max_length))
 
-    def _ready(self) -> tuple[Any, Codec, Vocabulary]:
-        if self.model is None or self.codec is None or self.vocabulary is None:
+    def _ready(self) -> Parts:
+        if self.parts is None:
             raise ValueError(
                 "the prompter has no weights: give --ckpt_path of a prompter checkpoint, which "
                 "`python main.py fit -c configs/base.yaml -c configs/prompter.yaml` writes"
             )
-        return self.model, self.codec, self.vocabulary
+        return self.parts
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the tokenizer, the vocabulary and the model's configuration, so that no other file is needed."""
-        model, codec, vocabulary = self._ready()
-        stages.stamp(
-            checkpoint,
-            stage=STAGE,
-            tokenizer=json.dumps(dataclasses.asdict(codec)),
-            vocabulary=vocabulary.to_json(),
-            architecture=architecture(model),
-        )
+        """Add the tokenizer, the vocabulary and the model's configuration; see `prompter_parts`."""
+        save_parts(self._ready(), checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Rebuild the model from the checkpoint, before its weights are loaded."""
-        stages.check_stage(checkpoint, stage=STAGE)
-        extra = checkpoint[stages.KEY]
-        self.codec = stages.as_config(Codec, json.loads(extra["tokenizer"]))
-        self.vocabulary = Vocabulary.from_json(extra["vocabulary"], source="the checkpoint's vocabulary")
-        if self.model is None or architecture(self.model) != extra["architecture"]:
-            self.model = rebuild(extra["architecture"]).to(self.device)
-        self._keywords.clear()
+        self._take(load_parts(checkpoint, model=self.model, language_model=self.language_model))
 
     # Training
 
     def keywords_of(self, report: str) -> Keywords:
-        """The report's keywords that are in the vocabulary; remembered, since each report is seen every epoch."""
-        if report not in self._keywords:
-            _, _, vocabulary = self._ready()
-            self._keywords[report] = keywords_of(report, words=vocabulary.words)
-        return self._keywords[report]
+        """The report's keywords that are in the vocabulary."""
+        return self._examples().keywords_of(report)
 
-    def _losses(self, reports: Sequence[str]) -> tuple[Tensor, int]:
-        """The summed negative log-likelihood of the reports given their keywords, and its number of tokens."""
-        model, codec, _ = self._ready()
-        reports = [report for report in reports if report]
-        if not reports:
-            raise ValueError(
-                "a batch holds no report to learn from; the prompter trains on a data set with reports "
-                "(data.init_args.text_only: true leaves rows without one out)"
-            )
-        prompts = [self.keywords_of(report).prompt() for report in reports]
-        ids, mask, targets = (
-            x.to(self.device) for x in codec.training_batch(prompts, reports, max_length=self.max_length)
-        )
-        logits = model(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits[:, :-1]
+    def _examples(self) -> Examples:
+        if self.examples is None:
+            self.examples = Examples(self._ready().vocabulary, self.variation)
+        return self.examples
+
+    def _prompts(self, requests: Sequence[Request], *, form: str = REPORT) -> list[list[int]]:
+        """The ids before the report; what an instruct model is asked is the instruction's."""
+        codec = self._ready().codec
+        if self.instruction is not None:
+            return codec.chat_prompts(chats(self.instruction, requests))
+        return codec.prompts([prompt(r.keywords, view=r.view, form=form) for r in requests])
+
+    def _losses(self, prompts: Sequence[Sequence[int]], reports: Sequence[str]) -> tuple[Tensor, int]:
+        """The summed negative log-likelihood of the reports after their prompts, and its number of tokens."""
+        model, codec = self._ready().model, self._ready().codec
+        answers = [[*ids, codec.end] for ids in codec.encode(reports)]
+        if self.packing and can_pack(model):
+            packed = pack(prompts, answers, max_length=self.max_length)
+            ids, positions, targets = (x.to(self.device) for x in packed)
+            given = {"position_ids": positions}
+        else:
+            batch = codec.training_batch(prompts, reports, max_length=self.max_length)
+            ids, mask, targets = (x.to(self.device) for x in batch)
+            given = {"attention_mask": mask.long()}
+        logits = model(input_ids=ids, **given, use_cache=False).logits[:, :-1]
         # Only where there is a loss: the largest product here is tokens × vocabulary.
         scored = targets[:, 1:] != IGNORED
         losses = functional.cross_entropy(logits[scored].float(), targets[:, 1:][scored], reduction="sum")
         return losses, int(scored.sum())
 
+    def _requests(self, batch: Batch) -> tuple[list[Request], list[str], list[str]]:
+        """What the batch's reports would have been asked with, the reports, and their studies."""
+        rows = [i for i, report in enumerate(batch["report"]) if report]
+        if not rows:
+            raise ValueError(
+                "a batch holds no report to learn from; the prompter trains on a data set with reports "
+                "(data.init_args.text_only: true leaves rows without one out)"
+            )
+        reports = [batch["report"][i] for i in rows]
+        requests = [
+            Request(self.keywords_of(report), view=VIEWS[int(batch["view"][i])], source=report)
+            for i, report in zip(rows, reports, strict=True)
+        ]
+        return requests, reports, [batch["study_id"][i] for i in rows]
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean loss a token; over all ranks' tokens, so that R ranks give the gradient of one with the whole batch."""
-        losses, tokens = self._losses(batch["report"])
+        parts = self._ready()
+        examples = [
+            example
+            for request, report, study in zip(*self._requests(batch), strict=True)
+            # Of study and epoch alone: neither ranks nor a resumed run change what is learnt.
+            for example in self._examples().draw(
+                report,
+                view=request.view,
+                rng=np.random.default_rng([self.seed, self.current_epoch, zlib.crc32(study.encode())]),
+            )
+        ]
+        losses, tokens = self._losses(parts.codec.prompts([p for p, _ in examples]), [report for _, report in examples])
         count = sum_over_ranks(torch.tensor(float(tokens), device=self.device))
         ranks = torch.distributed.get_world_size() if distributed() else 1
         loss = losses / (count / ranks).clamp(min=1)
@@ -213,15 +236,15 @@ class ReportPrompter(lightning.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Mean loss a token over the whole split."""
-        losses, tokens = self._losses(batch["report"])
+        """Mean loss a token over the whole split, of whole reports under their keywords."""
+        requests, reports, _ = self._requests(batch)
+        losses, tokens = self._losses(self._prompts(requests), reports)
         self.validation_loss.update(float(losses), tokens)
         self.log("validate/loss", self.validation_loss, batch_size=len(batch["report"]))
 
     def configure_optimizers(self) -> Any:
         """The given optimiser with linear warm-up and a cosine to a tenth."""
-        model, _, _ = self._ready()
-        optimizer = self.optimizer(parameter_groups(model))
+        optimizer = self.optimizer(parameter_groups(self._ready().model))
         steps, warm = self.trainer.estimated_stepping_batches, max(1, self.warmup_steps)
 
         def factor(step: int) -> float:
@@ -234,116 +257,102 @@ class ReportPrompter(lightning.LightningModule):
     # Writing
 
     def write(
-        self, keywords: Sequence[Keywords], *, n: int = 1, seed: int, keys: Sequence[str] | None = None
+        self, asked: Sequence[Keywords | Request], *, n: int = 1, seed: int, keys: Sequence[str] | None = None
     ) -> list[Written]:
-        """Write n reports for each set of keywords, each the best of at most `candidates`.
+        """Write n reports for each set of keywords, each verified or flagged.
 
         Args:
-            keywords: what to say.
+            asked: what to say; a `Request` also names the view.
             n: reports a set.
             seed: of the sampling.
             keys: what tells the sets apart besides their order, e.g. study ids; a text depends on (seed, key, copy,
                 attempt) and its keywords only, not on the batch, up to rounding in the last bits of the logits. The
-                position in `keywords` by default.
+                position in `asked` by default.
 
         Returns:
-            len(keywords) × n texts: all copies of the first set, then of the second.
+            len(asked) × n texts: all copies of the first set, then of the second.
         """
-        model, codec, _ = self._ready()
+        parts = self._ready()
+        names = [str(i) for i in range(len(asked))] if keys is None else list(keys)
+        requests = [one if isinstance(one, Request) else Request(one) for one in asked]
+        jobs = [(one, f"{name}/{copy}") for one, name in zip(requests, names, strict=True) for copy in range(n)]
+        instructed = self.instruction is not None
+        writer = Writer(
+            parts.model,
+            parts.codec,
+            ask=self._prompts,
+            ask_excerpt=None if instructed else lambda requests: self._prompts(requests, form=EXCERPT),
+            clean=report_of if instructed else one_line,
+            sampling=self.sampling,
+            max_length=self.max_length,
+        )
         # bf16 attention is slow in CPU decoding, and what is written should not depend on the training precision.
         with torch.autocast(self.device.type, enabled=False):
-            return write_reports(
-                model, codec, keywords, sampling=self.sampling, n=n, seed=seed, keys=keys, max_length=self.max_length
-            )
+            return writer.write([one for one, _ in jobs], seed=seed, keys=[key for _, key in jobs])
 
     # Test and predict
 
-    def on_test_start(self) -> None:
-        """Refuse to test without weights."""
+    def _start(self) -> None:
+        if self.model is None and self.instruction is not None:
+            reports = [] if self.vocabulary_path else list(self.trainer.datamodule.train_reports())  # type: ignore[attr-defined]
+            self._build(reports)
         self._ready()
+
+    def on_test_start(self) -> None:
+        """Refuse to test without weights; read what the texts are compared with."""
+        self._start()
+        reports = list(self.trainer.datamodule.train_reports())  # type: ignore[attr-defined]
+        self.baseline = Baseline(reports, codec=self._ready().codec)
+        self.metrics.reset()
 
     def on_predict_start(self) -> None:
         """Refuse to write without weights."""
-        self._ready()
+        self._start()
         self._rows.clear()
+        self._unasked.clear()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Write from the keywords of the test reports, and log what came of it.
+        """Write from the keywords of the test reports; `ReportMetrics` says what is measured."""
+        assert self.baseline is not None
+        requests, reports, keys = self._requests(batch)
+        losses, tokens = self._losses(self._prompts(requests), reports)
+        bare = self._ready().codec.prompts([prompt(None, view=r.view) for r in requests])
+        without, _ = self._losses(bare, reports)
+        self.metrics.update_likelihoods(
+            reports, given=float(losses), without=float(without), tokens=tokens, baseline=self.baseline
+        )
+        written = self.write(requests, seed=self.seed, keys=keys)
+        self.metrics.update_texts(written, reports, keys=keys, baseline=self.baseline)
 
-        `prompter/coverage` is the share of asked keywords stated with the right status, side and severity;
-        `prompter/contradiction`, `prompter/unasked` and `prompter/verified` are shares of texts; `prompter/perplexity`
-        is of the test reports given their keywords, a sub-word, `prompter/perplexity_word` a white-space word;
-        `prompter/distinct2` is different word pairs over all of them.
-        """
-        reports = [(report, key) for report, key in zip(batch["report"], batch["study_id"], strict=True) if report]
-        losses, tokens = self._losses([report for report, _ in reports])
-        self.perplexity.update(float(losses), tokens)
-        self.perplexity_word.update(float(losses), sum(len(report.split()) for report, _ in reports))
-        asked = [self.keywords_of(report) for report, _ in reports]
-        written = self.write(asked, seed=self.seed, keys=[key for _, key in reports])
-        total = sum(len(k.anatomy) + len(k.pathology) for k in asked)
-        self.coverage.update(total - sum(len(w.check.missing) for w in written), total)
-        self.contradiction.update(sum(bool(w.check.contradicting) for w in written), len(written))
-        self.unasked.update(sum(bool(w.check.unasked) for w in written), len(written))
-        self.verified.update(sum(w.verified for w in written), len(written))
-        self.distinct2.update([w.report for w in written])
-        for name in TESTED:
-            self.log(f"prompter/{name}", getattr(self, name), batch_size=len(reports))
+    def on_test_epoch_end(self) -> None:
+        """Log all metrics as prompter/..., over the texts of all ranks."""
+        for name, value in self.metrics.compute().items():
+            self.log(f"{STAGE}/{name}", value.to(self.device), rank_zero_only=False)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
-        """Write one report for each new study, from its own report's keywords or else from its labels.
+        """Write one report for each new study; see `mode`.
 
         Returns:
             The rows of these studies, as in prompts.jsonl.
         """
-        _, _, vocabulary = self._ready()
-        rows: list[dict[str, Any]] = []
-        asked = []
+        vocabulary = self._ready().vocabulary
+        studies = {}
         for i, study in enumerate(batch["study_id"]):
-            if study in self._rows or study in [row["study_id"] for row in rows]:
+            if study in self._rows or study in studies or study in self._unasked:
                 continue
-            labels = batch["labels"][i].float().cpu().numpy()
-            seed = [self.seed, zlib.crc32(study.encode())]
-            report = batch["report"][i]
-            keywords = (
-                self.keywords_of(report) if report else vocabulary.from_labels(labels, np.random.default_rng(seed))
-            )
-            asked.append(keywords)
-            rows.append(
-                {
-                    "study_id": study,
-                    "keywords": keywords.as_dict(),
-                    "keywords_from": "report" if report else "labels",
-                    "labels": [None if math.isnan(x) else int(x) for x in labels],
-                    "view": VIEWS[int(batch["view"][i])],
-                    "seed": self.seed,
-                }
-            )
-        for row, written in zip(
-            rows, self.write(asked, seed=self.seed, keys=[str(row["study_id"]) for row in rows]), strict=True
-        ):
-            row |= {"report": written.report, "verified": written.verified, "attempts": written.attempts}
-            row |= dataclasses.asdict(written.check)
-            self._rows[str(row["study_id"])] = row
+            found = study_of(batch, i, mode=self.mode, vocabulary=vocabulary, seed=self.seed)
+            if found is None:
+                self._unasked.add(study)
+            else:
+                studies[study] = found
+        written = self.write([s.request for s in studies.values()], seed=self.seed, keys=list(studies))
+        rows = [finished(found.row, text) for found, text in zip(studies.values(), written, strict=True)]
+        self._rows |= {str(row["study_id"]): row for row in rows}
         return rows
 
     def on_predict_epoch_end(self) -> None:
         """Gather all ranks' rows; rank 0 writes prompts.jsonl, one line a study, sorted by study."""
         rows = dict(gather_items(list(self._rows.items())))
-        if not self.trainer.is_global_zero:
-            return
-        empty = sorted(study for study, row in rows.items() if not row["report"])
-        path = Path(self.trainer.default_root_dir) / "prompts.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        lines = [json.dumps(rows[study], ensure_ascii=False) for study in sorted(rows) if rows[study]["report"]]
-        temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        os.replace(temporary, path)
-        verified = sum(row["verified"] for row in rows.values())
-        print(
-            f"prompter: wrote {len(lines)} reports to {path}, {verified / max(1, len(rows)):.1%} verified; "
-            f"{len(empty)} left out because nothing was written"
-            + (f" (first: {empty[0]})" if empty else "")
-            + f". Next: give them to a later stage with --data.init_args.prompts={path}",
-            flush=True,
-        )
+        unasked = set(gather_items(sorted(self._unasked))) - set(rows)
+        if self.trainer.is_global_zero:
+            write_prompts(Path(self.trainer.default_root_dir) / "prompts.jsonl", rows, unasked=unasked)

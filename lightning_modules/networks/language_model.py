@@ -1,7 +1,4 @@
-"""The prompter's language model: a small GPT-2 from scratch or any Hugging Face causal LM, its codec, and sampling.
-
-Sampling is our own loop around the key-value cache of `transformers`: each text has its own stream of random numbers,
-so what is written for a study depends neither on the batch nor on the rank it is in.
+"""The prompter's language model: a small GPT-2 from scratch or any Hugging Face causal LM, and its codec.
 
 Legend: B texts, T tokens, V sub-words.
 """
@@ -14,7 +11,14 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+)
 
 from lightning_modules.networks.tokenizer import BEGIN, END, PAD, SEPARATOR, train_tokenizer
 
@@ -51,7 +55,10 @@ class Codec:
     Attributes:
         tokenizer: the tokenizer's JSON.
         begin, separator: ids that stand before the keywords, and between them and the report.
-        end, pad: single ids.
+        end: the id that ends a report.
+        pad: the id that fills rows up.
+        ends: further ids that end what is written, e.g. of a turn of a chat.
+        chat: the Jinja template that turns messages into a prompt, None where the model has none.
     """
 
     tokenizer: str
@@ -59,9 +66,14 @@ class Codec:
     separator: tuple[int, ...]
     end: int
     pad: int
+    ends: tuple[int, ...] = ()
+    chat: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_tokenizer", Tokenizer.from_str(self.tokenizer))
+
+    def __len__(self) -> int:
+        return int(self._tokenizer.get_vocab_size())  # type: ignore[attr-defined]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids without special tokens."""
@@ -69,21 +81,50 @@ class Codec:
         return [e.ids for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        """Texts without special tokens and outer white space."""
+        """Texts without special tokens and outer white space, lines kept."""
         tokenizer: Tokenizer = self._tokenizer  # type: ignore[attr-defined]
         texts = tokenizer.decode_batch([list(row) for row in ids], skip_special_tokens=True)
-        return [" ".join(text.split()) for text in texts]
+        return [text.strip() for text in texts]
 
     def prompts(self, keywords: Sequence[str]) -> list[list[int]]:
         """Begin, keywords, separator."""
         return [[*self.begin, *ids, *self.separator] for ids in self.encode(keywords)]
 
+    def chat_prompts(self, chats: Sequence[Sequence[dict[str, str]]]) -> list[list[int]]:
+        """Messages of {"role", "content"} as the model's chat template writes them, up to where the answer begins.
+
+        Without a template the contents follow one another, an empty line apart.
+        """
+        if self.chat is None:
+            texts = ["\n\n".join(message["content"] for message in chat) + "\n" for chat in chats]
+            return [[*self.begin, *ids] for ids in self.encode(texts)]
+        tokenizer: Tokenizer = self._tokenizer  # type: ignore[attr-defined]
+        fast = PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            bos_token=tokenizer.id_to_token(self.begin[0]) if self.begin else None,
+            eos_token=tokenizer.id_to_token(self.end),
+        )
+        texts = [
+            str(
+                fast.apply_chat_template(
+                    list(chat), chat_template=self.chat, tokenize=False, add_generation_prompt=True
+                )
+            )
+            for chat in chats
+        ]
+        return self.encode(texts)
+
+    def containing(self, texts: Sequence[str]) -> list[int]:
+        """Ids of the sub-words that contain one of these texts."""
+        tokenizer: Tokenizer = self._tokenizer  # type: ignore[attr-defined]
+        return sorted(i for word, i in tokenizer.get_vocab().items() if any(text in word for text in texts))
+
     def training_batch(
-        self, keywords: Sequence[str], reports: Sequence[str], *, max_length: int
+        self, prompts: Sequence[Sequence[int]], reports: Sequence[str], *, max_length: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Padded ids int64 [B,T], mask bool [B,T] of tokens, targets int64 [B,T], `IGNORED` except in the report."""
         rows, targets = [], []
-        for prompt, report in zip(self.prompts(keywords), self.encode(reports), strict=True):
+        for prompt, report in zip(prompts, self.encode(reports), strict=True):
             answer = [*report, self.end]
             rows.append([*prompt, *answer][:max_length])
             targets.append([*([IGNORED] * len(prompt)), *answer][:max_length])
@@ -141,8 +182,11 @@ def load_pretrained(name: str) -> tuple[nn.Module, Codec]:
     separator = Tokenizer.from_str(state).encode("\nReport: ", add_special_tokens=False).ids
     begin = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    named = model.generation_config.eos_token_id
+    ends = tuple(named) if isinstance(named, list) else () if named is None else (named,)
+    chat = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None
     # from_pretrained leaves the model in eval mode; it is opened here to be trained.
-    return model.train(), Codec(state, begin, tuple(separator), tokenizer.eos_token_id, pad)
+    return model.train(), Codec(state, begin, tuple(separator), tokenizer.eos_token_id, pad, ends, chat)
 
 
 def architecture(model: Any) -> str:
@@ -156,68 +200,3 @@ def rebuild(architecture: str) -> nn.Module:
     for key in ("dtype", "torch_dtype", "_name_or_path", "transformers_version"):
         data.pop(key, None)
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(data.pop("model_type"), **data), dtype=torch.float32)
-
-
-@torch.no_grad()
-def generate(
-    model: nn.Module,
-    prompts: Sequence[Sequence[int]],
-    uniforms: Tensor,
-    *,
-    codec: Codec,
-    temperature: float,
-    top_p: float,
-    max_length: int,
-) -> list[list[int]]:
-    """Continue prompts by nucleus sampling (Holtzman et al., arXiv 1904.09751) until each ends.
-
-    Args:
-        model: causal LM with a key-value cache.
-        prompts: B lists of ids.
-        uniforms: float64 [B,N] in [0,1), one number a new token: row b alone decides text b. N bounds the length.
-        codec: gives `pad` and `end`.
-        temperature: divides the logits; 0 takes the most probable token.
-        top_p: probability mass that is sampled from, in (0,1].
-        max_length: positions that the model has; a text that reaches it goes on at the last, and is to be cut there.
-
-    Returns:
-        B lists of new ids, without the end token.
-    """
-    device = next(model.parameters()).device
-    longest = max(len(row) for row in prompts)
-    ids = torch.tensor([[codec.pad] * (longest - len(row)) + list(row) for row in prompts], device=device)
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in prompts], device=device)
-    position = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    uniforms = uniforms.to(device=device, dtype=torch.float32)
-    cache = DynamicCache()
-    written: list[list[int]] = [[] for _ in prompts]
-    rows = torch.arange(len(prompts), device=device)  # texts that have not ended; the others leave the batch
-    for step in range(uniforms.shape[1]):
-        out = model(input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True)
-        new = _draw(out.logits[:, -1].float(), uniforms[rows, step], temperature=temperature, top_p=top_p)
-        going = new != codec.end
-        for row, token, goes in zip(rows.tolist(), new.tolist(), going.tolist(), strict=True):
-            if goes:
-                written[row].append(token)
-        if not going.any():
-            break
-        if not going.all():
-            keep = going.nonzero()[:, 0]
-            cache.batch_select_indices(keep)
-            rows, new, mask, position = rows[keep], new[keep], mask[keep], position[keep]
-        ids = new[:, None]
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        position = (position[:, -1:] + 1).clamp(max=max_length - 1)
-    return written
-
-
-def _draw(logits: Tensor, uniform: Tensor, *, temperature: float, top_p: float) -> Tensor:
-    """One token a row by inversion of the nucleus' cumulative distribution: logits [B,V], uniform [B] → int64 [B]."""
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    ordered, index = (logits / temperature).softmax(dim=-1).sort(dim=-1, descending=True)
-    cumulative = ordered.cumsum(dim=-1)
-    # A token belongs to the nucleus if the mass before it is below top_p, so the first always does.
-    kept = torch.where(cumulative - ordered < top_p, ordered, 0.0).cumsum(dim=-1)
-    place = (kept <= uniform[:, None] * kept[:, -1:]).sum(dim=-1).clamp(max=logits.shape[-1] - 1)
-    return index.gather(1, place[:, None])[:, 0]

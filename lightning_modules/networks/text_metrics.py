@@ -1,12 +1,25 @@
-"""Metrics of written texts that sum exactly over ranks: ratios of sums, and distinct n-grams."""
+"""Metrics of written texts that sum exactly over ranks: ratios of sums, n-grams, BLEU against one another, lengths."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
+from scipy.stats import wasserstein_distance
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.functional.text import bleu_score
 from torchmetrics.utilities.data import dim_zero_cat
+
+
+def fingerprint(text: str) -> int:
+    """63 bits: collisions among a million texts are as unlikely as 1 in 10 million."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
+
+
+def ngrams(text: str, n: int) -> list[str]:
+    """The lower-cased white-space word n-grams of a text, in order."""
+    words = text.lower().split()
+    return [" ".join(words[i : i + n]) for i in range(len(words) - n + 1)]
 
 
 class Ratio(Metric):
@@ -48,15 +61,98 @@ class DistinctNgrams(Metric):
 
     def update(self, texts: Sequence[str]) -> None:
         """Add texts."""
-        hashes: list[int] = []
-        for text in texts:
-            words = text.lower().split()
-            grams = [" ".join(words[i : i + self.n]) for i in range(len(words) - self.n + 1)]
-            # 63 bits: collisions among a million n-grams are as unlikely as 1 in 10 million.
-            hashes += [int.from_bytes(hashlib.blake2b(g.encode(), digest_size=8).digest()) >> 1 for g in grams]
+        hashes = [fingerprint(gram) for text in texts for gram in ngrams(text, self.n)]
         self.total += len(hashes)
         self.seen.append(torch.tensor(hashes, dtype=torch.int64, device=self.total.device).unique())
 
     def compute(self) -> Tensor:
         """In (0,1]; NaN without texts."""
         return (dim_zero_cat(self.seen).unique().numel() / self.total).float()
+
+
+class CopiedNgrams:
+    """Whether a text repeats a run of n words of the training reports.
+
+    Args:
+        reports: of the training split.
+        n: length of the run in words.
+    """
+
+    def __init__(self, reports: Iterable[str], *, n: int = 8) -> None:
+        self.n = n
+        self.known = {fingerprint(gram) for report in reports for gram in ngrams(report, n)}
+
+    def __call__(self, text: str) -> bool:
+        """Whether any run of the text stands in a training report."""
+        return any(fingerprint(gram) in self.known for gram in ngrams(text, self.n))
+
+
+class SelfBleu(Metric):
+    """Mean BLEU-4 of a text against all others (Zhu et al., arXiv 1802.01886): 1 where all say the same.
+
+    Of a sample: the texts whose keys hash lowest with the seed, so it is the same texts on any number of ranks.
+
+    Args:
+        sample: number of texts at most.
+        seed: draws them.
+    """
+
+    full_state_update = False
+    order: list[Tensor]
+    sizes: list[Tensor]
+    letters: list[Tensor]
+
+    def __init__(self, *, sample: int = 100, seed: int = 0) -> None:
+        super().__init__()
+        self.sample, self.seed = sample, seed
+        # Texts travel between ranks as bytes, the only thing that tensors hold.
+        for name in ("order", "sizes", "letters"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, texts: Sequence[str], keys: Sequence[str]) -> None:
+        """Add texts under their keys, e.g. study ids."""
+        for text, key in zip(texts, keys, strict=True):
+            data = text.lower().encode()
+            self.order.append(torch.tensor([fingerprint(f"{self.seed}/{key}")], device=self.device))
+            self.sizes.append(torch.tensor([len(data)], device=self.device))
+            self.letters.append(torch.tensor(list(data), dtype=torch.uint8, device=self.device))
+
+    def compute(self) -> Tensor:
+        """In [0,1]; NaN with fewer than two texts."""
+        if len(self.order) == 0 or (order := dim_zero_cat(self.order)).numel() < 2:
+            return torch.tensor(float("nan"))
+        parts = dim_zero_cat(self.letters).cpu().split(dim_zero_cat(self.sizes).tolist())
+        texts = [bytes(parts[i].tolist()).decode() for i in order.argsort()[: self.sample].tolist()]
+        scores = [
+            bleu_score([text], [texts[:i] + texts[i + 1 :]], n_gram=4, smooth=True) for i, text in enumerate(texts)
+        ]
+        return torch.stack(scores).mean()
+
+
+class Lengths(Metric):
+    """Words a text, of two sets of texts: what is written and what is real."""
+
+    full_state_update = False
+    written: list[Tensor]
+    real: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("written", default=[], dist_reduce_fx="cat")
+        self.add_state("real", default=[], dist_reduce_fx="cat")
+
+    def update(self, written: Sequence[str], real: Sequence[str]) -> None:
+        """Add texts of both sets."""
+        for state, texts in ((self.written, written), (self.real, real)):
+            state.append(torch.tensor([len(t.split()) for t in texts], dtype=torch.float32, device=self.device))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Mean and quantiles of both, and the Wasserstein-1 distance between them, all in words."""
+        out: dict[str, Tensor] = {}
+        sides = {"words": dim_zero_cat(self.written), "real_words": dim_zero_cat(self.real)}
+        for name, lengths in sides.items():
+            out[name] = lengths.mean()
+            for q in (0.1, 0.5, 0.9):
+                out[f"{name}_q{round(100 * q)}"] = lengths.quantile(q)
+        distance = wasserstein_distance(sides["words"].cpu().numpy(), sides["real_words"].cpu().numpy())
+        return out | {"words_wasserstein": torch.tensor(distance)}

@@ -7,25 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from datamodules.reports.keywords import Keywords, keywords_of
 from datamodules.reports.labels import FINDINGS
 from datamodules.reports.vocabulary import mine
-from lightning_modules.networks.language_model import (
-    IGNORED,
-    LanguageModelConfig,
-    build_small,
-    generate,
-    load_pretrained,
-    train_codec,
-)
-from lightning_modules.networks.report_writer import Sampling
-from lightning_modules.networks.text_metrics import DistinctNgrams, Ratio
+from lightning_modules.networks.language_model import LanguageModelConfig
+from lightning_modules.networks.report_writer import Request, Sampling
 from lightning_modules.prompter import ReportPrompter
 
 REPORTS = [
@@ -86,14 +76,8 @@ def trainer(folder: Path, **kwargs: Any) -> lightning.Trainer:
 
 
 def module(**kwargs: Any) -> ReportPrompter:
-    return ReportPrompter(
-        SMALL,
-        optimizer=lambda params: torch.optim.AdamW(params, lr=5e-3),
-        warmup_steps=5,
-        max_new_tokens=40,
-        temperature=0.2,
-        **kwargs,
-    )
+    given = {"warmup_steps": 5, "max_new_tokens": 40, "temperature": 0.2} | kwargs
+    return ReportPrompter(SMALL, optimizer=lambda params: torch.optim.AdamW(params, lr=5e-3), **given)
 
 
 @pytest.fixture(scope="module")
@@ -133,12 +117,12 @@ def test_checkpoint_rebuilds_the_same_writer(trained: tuple[ReportPrompter, Path
     again.load_state_dict(checkpoint["state_dict"], strict=True)
     asked = [keywords_of(report) for report in REPORTS]
     assert again.write(asked, seed=3) == model.write(asked, seed=3)
-    assert again.vocabulary == model.vocabulary
+    assert again._ready().vocabulary == model._ready().vocabulary
 
 
 def test_a_text_depends_on_its_key_and_seed_only(trained: tuple[ReportPrompter, Path]) -> None:
     model, _ = trained
-    model.sampling = Sampling(candidates=1, max_new_tokens=40, temperature=2.0, top_p=1.0)
+    model.sampling = Sampling(candidates=1, rescue=0, max_new_tokens=40, temperature=2.0, top_p=1.0)
     try:
         asked = [keywords_of(report) for report in REPORTS]
         keys = [f"study {i}" for i in range(8)]
@@ -158,7 +142,8 @@ def test_what_cannot_be_written_stays_flagged(trained: tuple[ReportPrompter, Pat
     asked = Keywords(("trachea", "stomach", "scapula"), ("hernia", "scoliosis"))
     written = trained[0].write([asked], seed=0)[0]
     assert not written.verified
-    assert written.attempts == 4
+    # 4 one by one, 16 at once, and 8 excerpts for each of the 5 keywords.
+    assert written.attempts == 4 + 16 + 5 * 8
     assert set(written.check.missing) <= {*asked.anatomy, *asked.pathology}
     assert written.check.missing
 
@@ -194,78 +179,53 @@ def test_without_weights_the_error_says_what_to_run(tmp_path: Path) -> None:
         trainer(tmp_path).test(module(), datamodule=Reports(), verbose=False)
 
 
+def test_an_older_format_is_refused(trained: tuple[ReportPrompter, Path]) -> None:
+    checkpoint = torch.load(trained[1], weights_only=True)
+    del checkpoint["cxr_synth"]["format"]
+    with pytest.raises(
+        ValueError, match=r"has the format 1, expected 2, whose prompts are other texts; train it again"
+    ):
+        module().on_load_checkpoint(checkpoint)
+
+
+def test_packing_changes_neither_loss_nor_count(trained: tuple[ReportPrompter, Path]) -> None:
+    model, _ = trained
+    prompts = model._prompts([Request(model.keywords_of(report)) for report in REPORTS])
+    try:
+        packed, tokens = model._losses(prompts, REPORTS)
+        model.packing = False
+        padded, same = model._losses(prompts, REPORTS)
+    finally:
+        model.packing = True
+    assert tokens == same
+    assert float(packed.detach()) == pytest.approx(float(padded.detach()), rel=1e-5)
+
+
+def test_rewriting_asks_for_what_can_be_drawn(trained: tuple[ReportPrompter, Path], tmp_path: Path) -> None:
+    trainer(tmp_path).predict(module(mode="rewrite"), datamodule=Reports(labels_only=True), ckpt_path=trained[1])
+    rows = {row["study_id"]: row for row in map(json.loads, (tmp_path / "prompts.jsonl").read_text().splitlines())}
+    assert sorted(rows) == [f"s{i}" for i in range(8)]  # two have no report to rewrite
+    assert rows["s0"]["keywords_from"] == "rewrite"
+    assert rows["s0"]["verified"]
+    assert rows["s3"]["keywords"] == {
+        "anatomy": ["right lower lobe"],
+        "pathology": [],
+    }  # "possible pneumonia" is a hedge
+    assert not any("possible" in row["report"].lower() for row in rows.values() if row["verified"])
+
+
+def test_an_unknown_mode_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"mode is 'both'; expected one of \['auto', 'keywords', 'labels', 'rewrite'\]"
+    ):
+        module(mode="both")
+
+
 def test_another_stage_is_refused(trained: tuple[ReportPrompter, Path]) -> None:
     checkpoint = torch.load(trained[1], weights_only=True)
     checkpoint["cxr_synth"]["stage"] = "codebook"
     with pytest.raises(ValueError, match="a checkpoint of the codebook stage, expected the prompter stage"):
         module().on_load_checkpoint(checkpoint)
-
-
-def test_a_hugging_face_folder_is_fine_tuned_and_travels_in_the_checkpoint(tmp_path: Path) -> None:
-    codec = train_codec(REPORTS, sub_words=300)
-    network = GPT2LMHeadModel(
-        GPT2Config(vocab_size=400, n_positions=100, n_embd=32, n_layer=1, n_head=2, bos_token_id=2, eos_token_id=3)
-    )
-    network.save_pretrained(tmp_path / "lm")
-    tokenizer = tmp_path / "tokenizer.json"
-    tokenizer.write_text(codec.tokenizer)
-    PreTrainedTokenizerFast(tokenizer_file=str(tokenizer), eos_token="[EOS]").save_pretrained(tmp_path / "lm")
-    model = module(language_model=str(tmp_path / "lm"))
-    fit = trainer(tmp_path, max_epochs=2)
-    fit.fit(model, datamodule=Reports())
-    fit.save_checkpoint(tmp_path / "tuned.ckpt")
-    moved = (tmp_path / "lm").rename(tmp_path / "gone")
-    assert moved.is_dir()
-    again = module()
-    checkpoint = torch.load(tmp_path / "tuned.ckpt", weights_only=True)
-    again.on_load_checkpoint(checkpoint)
-    again.load_state_dict(checkpoint["state_dict"], strict=True)
-    assert again.max_length == 100
-    assert again.write([keywords_of(REPORTS[0])], seed=0) == model.write([keywords_of(REPORTS[0])], seed=0)
-
-
-def test_a_missing_language_model_says_what_to_fetch(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"could not be opened: give a folder with config\.json"):
-        load_pretrained(str(tmp_path / "nowhere"))
-
-
-def test_cached_generation_is_the_models_own_greedy_continuation() -> None:
-    torch.manual_seed(0)
-    codec = train_codec(REPORTS, sub_words=300)
-    model = build_small(SMALL, codec).eval()
-    prompts = codec.prompts(["heart", "small left pleural effusion ; lung"])  # of different lengths: one is padded
-    got = generate(
-        model, prompts, torch.zeros(2, 12, dtype=torch.float64), codec=codec, temperature=0, top_p=1.0, max_length=80
-    )
-    for prompt, new in zip(prompts, got, strict=True):
-        ids = list(prompt)
-        for _ in range(12):  # recomputed from the start each time, without cache or padding
-            token = int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
-            if token == codec.end:
-                break
-            ids.append(token)
-        assert new == ids[len(prompt) :]
-
-
-def test_loss_counts_the_report_and_its_end_only() -> None:
-    codec = train_codec(REPORTS, sub_words=300)
-    ids, mask, targets = codec.training_batch(["heart", "heart ; lung"], ["Clear.", "Clear."], max_length=80)
-    answer = [*codec.encode(["Clear."])[0], codec.end]
-    for row in range(2):
-        assert targets[row][targets[row] != IGNORED].tolist() == answer
-        assert ids[row][targets[row] != IGNORED].tolist() == answer
-    assert mask.sum(dim=1).tolist() == [len(codec.prompts([k])[0]) + len(answer) for k in ("heart", "heart ; lung")]
-    assert codec.decode([answer]) == ["Clear."]
-
-
-def test_metrics_by_hand() -> None:
-    ratio = Ratio(torch.exp)
-    ratio.update(1.0, 2)
-    ratio.update(2.0, 2)
-    assert float(ratio.compute()) == pytest.approx(np.exp(0.75))
-    distinct = DistinctNgrams(2)
-    distinct.update(["a b a b", "a b"])  # ab ba ab | ab
-    assert float(distinct.compute()) == 0.5
 
 
 def test_bad_sampling_is_refused() -> None:

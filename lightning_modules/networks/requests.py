@@ -1,0 +1,108 @@
+"""What `predict` asks for each study: its keywords from its report or its labels, its view, where they came from."""
+
+import json
+import math
+import os
+import zlib
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from datamodules.manifest import Batch
+from datamodules.reports.keywords import Keywords, keywords_of, parse
+from datamodules.reports.labels import VIEWS
+from datamodules.reports.vocabulary import Vocabulary
+from lightning_modules.networks.report_writer import Request, Written
+
+Mode = Literal["auto", "keywords", "labels", "rewrite"]
+MODES = ("auto", "keywords", "labels", "rewrite")
+
+
+class Study(NamedTuple):
+    """One study's request, and the row that goes with it into prompts.jsonl."""
+
+    request: Request
+    row: dict[str, Any]
+
+
+def drawable_keywords(report: str, *, words: Collection[str]) -> Keywords:
+    """The keywords of what a report sees for sure: what it only suspects is left out with the places in the sentence.
+
+    Comparisons, history and advice hold no keywords, since keywords say what is there and not since when.
+    """
+    keywords = keywords_of(report, words=words)
+    return Keywords(keywords.anatomy, tuple(text for text in keywords.pathology if not parse(text).possible))
+
+
+def study_of(batch: Batch, i: int, *, mode: Mode, vocabulary: Vocabulary, seed: int) -> Study | None:
+    """The request for row i of a batch; None where the mode finds nothing to ask.
+
+    "keywords" takes the words of the study's report, "labels" draws words for its labels, "auto" does the first where
+    there is a report and else the second, and "rewrite" takes of its report what can be drawn, and refuses comparisons,
+    hedges, history and advice in what is written.
+    """
+    report, study = batch["report"][i], batch["study_id"][i]
+    labels = batch["labels"][i].float().cpu().numpy()
+    view = VIEWS[int(batch["view"][i])]
+    from_labels = mode == "labels" or (mode == "auto" and not report)
+    if from_labels:
+        if np.isnan(labels).all():
+            return None
+        keywords = vocabulary.from_labels(labels, np.random.default_rng([seed, zlib.crc32(study.encode())]))
+    elif not report:
+        return None
+    elif mode == "rewrite":
+        keywords = drawable_keywords(report, words=vocabulary.words)
+    else:
+        keywords = keywords_of(report, words=vocabulary.words)
+    row = {
+        "study_id": study,
+        "keywords": keywords.as_dict(),
+        "keywords_from": "labels" if from_labels else "rewrite" if mode == "rewrite" else "report",
+        "labels": [None if math.isnan(x) else int(x) for x in labels],
+        "view": view,
+        "seed": seed,
+    }
+    source = "" if from_labels else report
+    return Study(Request(keywords, view=view, drawable=mode == "rewrite", source=source), row)
+
+
+def finished(row: Mapping[str, Any], written: Written) -> dict[str, Any]:
+    """The row with what was written and what the check found."""
+    return {
+        **row,
+        "report": written.report,
+        "verified": written.verified,
+        "attempts": written.attempts,
+        "assembled": written.assembled,
+        **asdict(written.check),
+        "faults": list(written.faults),
+    }
+
+
+def write_prompts(path: Path, rows: Mapping[str, Mapping[str, Any]], *, unasked: Collection[str]) -> None:
+    """Write prompts.jsonl under a temporary name, then rename; say what was written and what was left out.
+
+    Args:
+        path: the file.
+        rows: study → row; one whose report is empty is left out.
+        unasked: studies of which nothing was known to ask for.
+    """
+    empty = sorted(study for study, row in rows.items() if not row["report"])
+    kept = [rows[study] for study in sorted(rows) if rows[study]["report"]]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
+    os.replace(temporary, path)
+    verified = sum(row["verified"] for row in rows.values())
+    print(
+        f"prompter: wrote {len(kept)} reports to {path}, {verified / max(1, len(rows)):.1%} verified; "
+        f"{len(empty)} left out because nothing was written"
+        + (f" (first: {empty[0]})" if empty else "")
+        + (f"; {len(unasked)} because nothing was known to ask for (first: {min(unasked)})" if unasked else "")
+        + f". Next: give them to a later stage with --data.init_args.prompts={path}",
+        flush=True,
+    )

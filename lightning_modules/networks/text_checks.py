@@ -1,0 +1,101 @@
+"""What the mention extractor does not see in a text: words of another view, blanks, repetitions, the undrawable."""
+
+import re
+from collections.abc import Sequence
+
+BLANKS = ("XX", "__")  # de-identification blanks of OpenI (XXXX) and MIMIC-CXR (___)
+
+AP = re.compile(r"\b(AP|a\.p\.|antero-?posterior|portable|bedside|supine|semi-?(?:erect|upright|supine))\b", re.I)
+PA = re.compile(r"\b(PA|p\.a\.|postero-?anterior)\b", re.I)
+LATERAL = re.compile(
+    r"\b(lateral (?:view|radiograph|projection|film|image|chest|examination)s?|(?:frontal|PA|AP) and lateral)\b", re.I
+)
+
+# What compares with another examination, hedges, tells the history or advises: nothing of it can be drawn.
+UNDRAWABLE = {
+    "comparison": (
+        r"unchanged|(?:in)?stable|stably|interval(?:ly)?|compar(?:ed|ison|ing|able)|prior|previous(?:ly)?|"
+        r"again|persist(?:s|ent|ently|ing)?|remain(?:s|ed|ing)?|resol(?:ved|ving|ution)|redemonstrat\w+|"
+        r"(?:un|re)changed|no (?:significant )?change|since|"
+        r"(?:increas|decreas|improv|worsen)(?:ed|ing|es|e|ement)\b(?! (?:in )?(?:density|opacity|lucency|ap diameter))|"
+        r"new(?:ly)?|(?:short|long)(?:er)? (?:term|interval)|evolving|progress(?:ed|ion|ive)"
+    ),
+    "hedge": (
+        r"possibl[ey]|probabl[ey]|likely|may|might|could|cannot (?:be )?exclude(?:d)?|suspect(?:ed)?|suspicious|"
+        r"questionable|suggest(?:s|ed|ing|ive)?|equivocal|presum\w+|versus|vs|differential|appears? to be"
+    ),
+    "history": r"histor(?:y|ical)|indication|presents? with|complain(?:s|ing)?|year[- ]old|clinical(?:ly)?|patient'?s?",
+    "advice": (
+        r"recommend\w*|follow[- ]?up|correlat\w+|advis\w+|further (?:evaluation|imaging|assessment)|ct|mri|"
+        r"computed tomography|consider(?:ed|ation)?|discussed|notified|communicated|dr"
+    ),
+}
+CUES = {kind: re.compile(rf"\b(?:{words})\b", re.I) for kind, words in UNDRAWABLE.items()}
+
+
+def split_sentences(text: str) -> list[str]:
+    """Sentences with their full stops; a number such as "1." stays with what it numbers."""
+    parts = re.split(r"(?<=[.?!])\s+(?=[A-Z0-9])", text.strip())
+    out: list[str] = []
+    for part in parts:
+        if out and re.fullmatch(r"(?:\d+|Dr|[A-Z])\.", out[-1].split(" ")[-1]):
+            out[-1] += " " + part
+        elif part:
+            out.append(part)
+    return out
+
+
+def view_conflicts(text: str, view: str) -> list[str]:
+    """Words of a text that name another view than the picture's.
+
+    A portable or AP picture is not "PA", a PA picture not "portable", a lateral neither. "PA and lateral" fits both of
+    its pictures, "AP and lateral" likewise; a lateral view named beside an AP picture otherwise does not fit.
+
+    Args:
+        text: a report.
+        view: "PA", "AP", "LATERAL", or "unknown", which anything fits.
+    """
+    ap, pa, lateral = (
+        [m.group(0) for m in pattern.finditer(text) if not (m.group(0).islower() and len(m.group(0)) == 2)]
+        for pattern in (AP, PA, LATERAL)
+    )
+    # "AP diameter" measures the chest and "AP window" is a place between the great vessels.
+    ap = [w for w in ap if w.upper() != "AP" or re.search(r"\bAP\b(?! (?:diameter|dimension|window))", text)]
+    if view == "AP":
+        return [*pa, *([] if any(w.upper() == "AP" for w in ap) else lateral)]
+    if view == "PA":
+        return ap
+    if view == "LATERAL":
+        return [w for w in ap if w.upper() != "AP" or not lateral]
+    return []
+
+
+def undrawable(text: str) -> list[str]:
+    """The words that compare, hedge, tell a history or advise, each as "kind: word"."""
+    return [f"{kind}: {m.group(0).lower()}" for kind, pattern in CUES.items() for m in pattern.finditer(text)]
+
+
+def repeats(sentences: Sequence[str]) -> list[str]:
+    """Sentences that were said before, in any case and punctuation."""
+    seen: set[str] = set()
+    again = []
+    for sentence in sentences:
+        plain = " ".join(re.findall(r"[a-z0-9]+", sentence.lower()))
+        if plain in seen:
+            again.append(sentence)
+        seen.add(plain)
+    return again
+
+
+def faults(text: str, *, view: str, drawable: bool) -> tuple[str, ...]:
+    """All of the above, each as "kind: what", in the order of the kinds; nothing for a text without fault.
+
+    Args:
+        text: a report.
+        view: of its picture.
+        drawable: whether comparisons, hedges, history and advice are faults.
+    """
+    found = [f"blank: {blank}" for blank in BLANKS if blank in text]
+    found += [f"view: {word}" for word in view_conflicts(text, view)]
+    found += [f"repeated: {sentence}" for sentence in repeats(split_sentences(text))]
+    return (*found, *(undrawable(text) if drawable else ()))

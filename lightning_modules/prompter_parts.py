@@ -1,0 +1,153 @@
+"""What a prompter is made of beside its settings, and how it travels in a checkpoint: model, tokenizer, vocabulary.
+
+A checkpoint needs no other file, with one exception that the user chooses: with `lora.keep_base: false` it holds
+adapters only, and the base model must be found again, with the same weights.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from datamodules.reports.keywords import keywords_of
+from datamodules.reports.labels import VIEWS
+from datamodules.reports.vocabulary import Vocabulary, mine
+from lightning_modules import stages
+from lightning_modules.networks import adapters
+from lightning_modules.networks.adapters import LoraConfig
+from lightning_modules.networks.examples import EXCERPT, REPORT, prompt
+from lightning_modules.networks.language_model import (
+    Codec,
+    LanguageModelConfig,
+    architecture,
+    build_small,
+    load_pretrained,
+    rebuild,
+    train_codec,
+)
+
+STAGE = "prompter"
+FORMAT = 2  # of what the checkpoint holds beside the weights; since 2, prompts name form and view
+WEIGHTS = "model."  # what the module calls the model
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A prompter's parts.
+
+    Attributes:
+        model: the language model, with adapters where there are any.
+        codec: its texts to ids and back.
+        vocabulary: the words that keywords are taken from.
+        lora: the adapters, None without.
+        base: id or folder that a pretrained model came from.
+        base_digest: of the frozen weights beside adapters, "" without.
+    """
+
+    model: Any
+    codec: Codec
+    vocabulary: Vocabulary
+    lora: LoraConfig | None = None
+    base: str | None = None
+    base_digest: str = ""
+
+
+def learn_texts(
+    reports: Sequence[str], *, vocabulary: str | None, min_count: int, network: LanguageModelConfig | None
+) -> tuple[str, dict[str, Any] | None]:
+    """The vocabulary's text and the tokenizer as plain data, which rank 0 makes for all.
+
+    Args:
+        reports: of the training split; none are needed with `vocabulary` and without `network`.
+        vocabulary: file to read; None mines it.
+        min_count: see `ReportPrompter`.
+        network: whose tokenizer is trained; None for a pretrained model, which has one.
+    """
+    if vocabulary is None:
+        words = mine(reports, min_count=min(min_count, 1 + len(reports) // 100))
+    else:
+        words = Vocabulary.load(vocabulary)
+    if network is None:
+        return words.to_json(), None
+    prompts = [
+        prompt(keywords_of(report, words=words.words), view=VIEWS[i % len(VIEWS)], form=(REPORT, EXCERPT)[i % 2])
+        for i, report in enumerate(reports)
+    ]
+    return words.to_json(), dataclasses.asdict(train_codec([*reports, *prompts], sub_words=network.sub_words))
+
+
+def new_parts(
+    texts: tuple[str, dict[str, Any] | None],
+    *,
+    network: LanguageModelConfig,
+    language_model: str | None,
+    lora: LoraConfig | None,
+) -> Parts:
+    """A model to train: with random weights, or the pretrained one."""
+    vocabulary = Vocabulary.from_json(texts[0])
+    if texts[1] is not None:
+        codec = stages.as_config(Codec, texts[1])
+        return Parts(build_small(network, codec), codec, vocabulary)
+    assert language_model is not None
+    model, codec = load_pretrained(language_model)
+    if lora is None:
+        return Parts(model, codec, vocabulary, base=language_model)
+    model = adapters.add_adapters(model, lora)
+    return Parts(model, codec, vocabulary, lora, language_model, adapters.base_digest(model.state_dict()))
+
+
+def save_parts(parts: Parts, checkpoint: dict[str, Any]) -> None:
+    """Add the parts to a checkpoint that holds the weights; adapters alone leave the frozen ones out."""
+    stages.stamp(
+        checkpoint,
+        stage=STAGE,
+        format=FORMAT,
+        tokenizer=json.dumps(dataclasses.asdict(parts.codec)),
+        vocabulary=parts.vocabulary.to_json(),
+        architecture=architecture(parts.model),
+        lora=None if parts.lora is None else json.dumps(dataclasses.asdict(parts.lora)),
+        base=parts.base,
+        base_digest=parts.base_digest,
+    )
+    if parts.lora is not None and not parts.lora.keep_base:
+        checkpoint["state_dict"] = adapters.without_base(checkpoint["state_dict"], prefix=WEIGHTS)
+
+
+def load_parts(checkpoint: dict[str, Any], *, model: nn.Module | None, language_model: str | None) -> Parts:
+    """The parts that a checkpoint was saved with; its weights are loaded afterwards, by Lightning.
+
+    Args:
+        checkpoint: the loaded file. Frozen weights that it lacks are added to its state.
+        model: what there is already; kept if it has the same architecture.
+        language_model: where the base of adapters is now; None looks where it was.
+
+    Raises:
+        ValueError: if it is of another stage or format, or of adapters to a base that has other weights.
+    """
+    stages.check_stage(checkpoint, stage=STAGE)
+    extra = checkpoint[stages.KEY]
+    if extra.get("format") != FORMAT:
+        raise ValueError(
+            f"the prompter checkpoint has the format {extra.get('format', 1)}, expected {FORMAT}, whose prompts are "
+            "other texts; train it again with `python main.py fit -c configs/base.yaml -c configs/prompter.yaml`"
+        )
+    lora = None if extra["lora"] is None else stages.as_config(LoraConfig, json.loads(extra["lora"]))
+    base = language_model or extra["base"]
+    if lora is not None and not lora.keep_base:
+        model = adapters.add_adapters(load_pretrained(base)[0], lora)
+        adapters.check_base(model, name=base, digest=extra["base_digest"])
+        frozen = {f"{WEIGHTS}{name}": value for name, value in model.state_dict().items()}
+        checkpoint["state_dict"] = frozen | checkpoint["state_dict"]
+    elif model is None or architecture(model) != extra["architecture"]:
+        model = rebuild(extra["architecture"])
+        model = model if lora is None else adapters.add_adapters(model, lora)
+    return Parts(
+        model,
+        stages.as_config(Codec, json.loads(extra["tokenizer"])),
+        Vocabulary.from_json(extra["vocabulary"], source="the checkpoint's vocabulary"),
+        lora,
+        base,
+        extra["base_digest"],
+    )

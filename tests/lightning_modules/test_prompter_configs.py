@@ -1,0 +1,49 @@
+"""The prompter's experiment configs through the real command line, with a small model in a folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from main import main
+from tests.chain import Chain
+from tests.lightning_modules import chat_model
+
+TEXTS = ["The heart is normal. Small left pleural effusion.", "No pneumothorax. The lungs are clear."]
+
+
+def arguments(chain: Chain, verb: str, name: str, folder: Path, *extra: str) -> list[str]:
+    found = chain.arguments(verb, "prompter", configs=(f"configs/experiment/{name}.yaml",))
+    found = [a for a in found if not a.startswith(("--ckpt_path", "--run_dir"))]
+    return [*found, f"--run_dir={folder}", f"--model.init_args.language_model={folder / 'lm'}", *extra]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("name", ["prompter-instruct", "prompter-instruct-rewrite"])
+def test_an_instruct_model_is_asked_with_the_text_of_the_config(chain: Chain, name: str, tmp_path: Path) -> None:
+    chat_model.build(tmp_path / "lm", TEXTS, chat=True, positions=1024)
+    extra = ("--data.init_args.predict_splits=[test]", "--model.init_args.rescue=0")
+    cli = main(arguments(chain, "predict", name, tmp_path, *extra))
+    content = cli.model.instruction.user
+    assert "{pathology}" in content
+    assert ("{report}" in content) == name.endswith("rewrite")
+    # Random weights write nonsense, which is flagged; what is empty is left out.
+    rows = [json.loads(line) for line in (tmp_path / "prompts.jsonl").read_text().splitlines()]
+    assert rows
+    assert not any(row["verified"] for row in rows if row["missing"])
+    assert {row["keywords_from"] for row in rows} == {"rewrite" if name.endswith("rewrite") else "report"}
+
+
+def test_adapters_are_trained_by_the_config(chain: Chain, tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="adapters need the extra lora: pip install 'cxr-synth[lora]'")
+    chat_model.build(tmp_path / "lm", TEXTS, positions=320)
+    cli = main(arguments(chain, "fit", "prompter-lora", tmp_path, "--trainer.max_steps=2"))
+    trained = {name for name, p in cli.model.named_parameters() if p.requires_grad}
+    assert trained
+    assert all(".lora_" in name for name in trained)
+    assert (tmp_path / "checkpoints/last.ckpt").is_file()

@@ -1,0 +1,113 @@
+"""Checks of texts beside the mention extractor's, and reports put together from sentences."""
+
+import pytest
+
+from datamodules.reports.keywords import Keywords
+from lightning_modules.networks.assembly import Pool, assemble
+from lightning_modules.networks.report_writer import Request, Sampling, read_back
+from lightning_modules.networks.text_checks import faults, split_sentences, undrawable, view_conflicts
+
+
+def test_sentences_are_split_at_full_stops_only() -> None:
+    text = "The heart measures 1.5 cm. No effusion. 1. Mild edema. Seen by Dr. Smith? Yes."
+    assert split_sentences(text) == [
+        "The heart measures 1.5 cm.", "No effusion.", "1. Mild edema.", "Seen by Dr. Smith?", "Yes.",
+    ]  # fmt: skip
+    assert split_sentences("") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "view", "wrong"),
+    [
+        ("Portable AP chest.", "PA", ["Portable", "AP"]),
+        ("Portable AP chest.", "AP", []),
+        ("PA and lateral views of the chest.", "AP", ["PA", "PA and lateral"]),
+        ("PA and lateral views of the chest.", "PA", []),
+        ("PA and lateral views of the chest.", "LATERAL", []),
+        ("AP and lateral views of the chest.", "LATERAL", []),
+        ("AP and lateral views of the chest.", "AP", []),
+        ("Supine portable radiograph.", "LATERAL", ["Supine", "portable"]),
+        ("The lateral costophrenic angle is clear.", "AP", []),
+        ("Blunting is seen on the lateral view.", "AP", ["lateral view"]),
+        ("Increased AP diameter of the chest.", "PA", []),
+        ("Portable PA lateral.", "unknown", []),
+    ],
+)
+def test_words_of_another_view(text: str, view: str, wrong: list[str]) -> None:
+    assert view_conflicts(text, view) == wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("Stable cardiomegaly, unchanged since the prior examination.", {"comparison"}),
+        ("Interval improvement of the effusion.", {"comparison"}),
+        ("New right lower lobe opacity.", {"comparison"}),
+        ("Opacity that may represent pneumonia.", {"hedge"}),
+        ("History of cough.", {"history"}),
+        ("Recommend CT for further evaluation.", {"advice"}),
+        ("Small left pleural effusion. The heart is mildly enlarged.", set()),
+        ("A tracheostomy tube ends above the carina. Old rib fractures.", set()),
+    ],
+)
+def test_what_cannot_be_drawn(text: str, kinds: set[str]) -> None:
+    assert {cue.split(":")[0] for cue in undrawable(text)} == kinds
+
+
+def test_all_faults_of_a_text() -> None:
+    text = "Portable chest XXXX. The lungs are clear. The lungs are clear. Unchanged."
+    assert faults(text, view="PA", drawable=True) == (
+        "blank: XX", "view: Portable", "repeated: The lungs are clear.", "comparison: unchanged",
+    )  # fmt: skip
+    assert faults("The lungs are clear.", view="AP", drawable=True) == ()
+    assert faults("Unchanged.", view="AP", drawable=False) == ()
+
+
+ASKED = Request(Keywords(("heart", "lung"), ("small left pleural effusion",)))
+
+
+def assembled(text: str, *others: str, excerpts: tuple[str, ...] = ()) -> str:
+    best = read_back(text, ASKED)
+    return assemble(best, Pool([text, *others], excerpts), read=lambda report: read_back(report, ASKED)).report
+
+
+def test_an_unasked_sentence_is_dropped() -> None:
+    whole = "The heart is normal. The lungs are clear. Small left pleural effusion."
+    assert assembled(whole) == whole
+    assert assembled(whole + " Right pneumothorax.") == whole
+    assert assembled("No pleural effusion. " + whole) == whole
+
+
+def test_a_missing_keyword_comes_with_its_sentence_at_its_place() -> None:
+    other = "Small left pleural effusion. The heart is large. There is a right pneumothorax."
+    assert assembled("The heart is normal. The lungs are clear.", other) == (
+        "Small left pleural effusion. The heart is normal. The lungs are clear."
+    )
+    excerpt = ("There is a small left pleural effusion. No pneumothorax.",)
+    assert assembled("The heart is normal. The lungs are clear.", excerpts=excerpt) == (
+        "The heart is normal. The lungs are clear. There is a small left pleural effusion."
+    )
+
+
+def test_a_sentence_with_a_fault_of_its_own_is_not_taken() -> None:
+    other = (
+        "Small left pleural effusion and right pneumothorax. Large left pleural effusion. Small left pleural effusion"
+    )
+    before = "The heart is normal. The lungs are clear."
+    assert assembled(before, other) == before
+
+
+def test_nothing_is_made_worse_and_the_last_sentence_stays() -> None:
+    assert assembled("Right pneumothorax.") == "Right pneumothorax."
+
+
+def test_contradictions_weigh_more_than_omissions() -> None:
+    silent, wrong = read_back("The heart is normal.", ASKED), read_back("No pleural effusion. Heart and lungs.", ASKED)
+    assert silent.severity < wrong.severity < read_back("", ASKED).severity
+    assert not read_back("", Request(Keywords())).verified
+    assert read_back("The lungs are clear.", Request(Keywords())).verified
+
+
+def test_bad_sampling_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"rescue -1"):
+        Sampling(rescue=-1)
