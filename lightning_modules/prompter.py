@@ -73,9 +73,9 @@ class ReportPrompter(lightning.LightningModule):
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=2e-3, weight_decay=0.01),
         warmup_steps: int = 50,
         candidates: int = 4,
-        rescue: int = 16,
+        rescue: int = 32,
         max_new_tokens: int = 200,
-        temperature: float = 0.7,
+        temperature: float = 1.0,
         top_p: float = 0.95,
         seed: int = 0,
     ) -> None:
@@ -285,6 +285,7 @@ class ReportPrompter(lightning.LightningModule):
             clean=report_of if instructed else one_line,
             sampling=self.sampling,
             max_length=self.max_length,
+            known=parts.known,
         )
         # bf16 attention is slow in CPU decoding, and what is written should not depend on the training precision.
         with torch.autocast(self.device.type, enabled=False):

@@ -27,8 +27,10 @@ from lightning_modules.networks.language_model import (
     rebuild,
     train_codec,
 )
+from lightning_modules.networks.text_checks import words_of
 
 STAGE = "prompter"
+Texts = tuple[str, dict[str, Any] | None, list[str] | None]  # see `learn_texts`
 FORMAT = 2  # of what the checkpoint holds beside the weights; since 2, prompts name form and view
 WEIGHTS = "model."  # what the module calls the model
 
@@ -44,6 +46,7 @@ class Parts:
         lora: the adapters, None without.
         base: id or folder that a pretrained model came from.
         base_digest: of the frozen weights beside adapters, "" without.
+        known: the words of the training reports, which a model trained from scratch may write; None for others.
     """
 
     model: Any
@@ -52,12 +55,13 @@ class Parts:
     lora: LoraConfig | None = None
     base: str | None = None
     base_digest: str = ""
+    known: frozenset[str] | None = None
 
 
 def learn_texts(
     reports: Sequence[str], *, vocabulary: str | None, min_count: int, network: LanguageModelConfig | None
-) -> tuple[str, dict[str, Any] | None]:
-    """The vocabulary's text and the tokenizer as plain data, which rank 0 makes for all.
+) -> Texts:
+    """The vocabulary's text, the tokenizer as plain data and the known words, which rank 0 makes for all.
 
     Args:
         reports: of the training split; none are needed with `vocabulary` and without `network`.
@@ -70,16 +74,17 @@ def learn_texts(
     else:
         words = Vocabulary.load(vocabulary)
     if network is None:
-        return words.to_json(), None
+        return words.to_json(), None, None
     prompts = [
         prompt(keywords_of(report, words=words.words), view=VIEWS[i % len(VIEWS)], form=(REPORT, EXCERPT)[i % 2])
         for i, report in enumerate(reports)
     ]
-    return words.to_json(), dataclasses.asdict(train_codec([*reports, *prompts], sub_words=network.sub_words))
+    codec = dataclasses.asdict(train_codec([*reports, *prompts], sub_words=network.sub_words))
+    return words.to_json(), codec, sorted(set().union(*(words_of(report) for report in reports)))
 
 
 def new_parts(
-    texts: tuple[str, dict[str, Any] | None],
+    texts: Texts,
     *,
     network: LanguageModelConfig,
     language_model: str | None,
@@ -89,7 +94,7 @@ def new_parts(
     vocabulary = Vocabulary.from_json(texts[0])
     if texts[1] is not None:
         codec = stages.as_config(Codec, texts[1])
-        return Parts(build_small(network, codec), codec, vocabulary)
+        return Parts(build_small(network, codec), codec, vocabulary, known=frozenset(texts[2] or ()))
     assert language_model is not None
     model, codec = load_pretrained(language_model)
     if lora is None:
@@ -110,6 +115,7 @@ def save_parts(parts: Parts, checkpoint: dict[str, Any]) -> None:
         lora=None if parts.lora is None else json.dumps(dataclasses.asdict(parts.lora)),
         base=parts.base,
         base_digest=parts.base_digest,
+        known=None if parts.known is None else sorted(parts.known),
     )
     if parts.lora is not None and not parts.lora.keep_base:
         checkpoint["state_dict"] = adapters.without_base(checkpoint["state_dict"], prefix=WEIGHTS)
@@ -150,4 +156,5 @@ def load_parts(checkpoint: dict[str, Any], *, model: nn.Module | None, language_
         lora,
         base,
         extra["base_digest"],
+        None if extra["known"] is None else frozenset(extra["known"]),
     )

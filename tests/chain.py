@@ -14,7 +14,7 @@ COMMON = (
 SMALL = {
     "prompter": ("--model.init_args.network.width=32", "--model.init_args.network.depth=1",
                  "--model.init_args.network.heads=2", "--model.init_args.candidates=1",
-                 "--model.init_args.max_new_tokens=24"),
+                 "--model.init_args.rescue=1", "--model.init_args.max_new_tokens=24"),
     "classifier": ("--model.init_args.network.channels=[8,16]",),
     "codebook": ("--model.init_args.network.channels=[8,16,16]", "--model.init_args.network.stem=1",
                  "--model.init_args.network.codes=32",

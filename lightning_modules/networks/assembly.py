@@ -88,9 +88,10 @@ def assemble(best: Text, pool: Pool, *, read: Callable[[str], Text]) -> Text:
             for sentence, text in alone.items()
             if word not in text.check.missing and not (text.check.unasked or text.check.contradicting or text.faults)
         ]
-        # The sentence that states most of what is missing, then the one that was written most often.
+        # The sentence that states most of what is missing, then the one that was written most often, then the surest:
+        # the pool is in the order of the temperatures.
         missing = set(now.check.missing)
-        fitting.sort(key=lambda s: (len(missing & set(alone[s].check.missing)), -pool.counts[s], len(s)))
+        fitting.sort(key=lambda s: (len(missing & set(alone[s].check.missing)), -pool.counts[s]))
         for sentence in fitting[:TRIED]:
             new = read(_insert(now.report, sentence, pool.places[sentence]))
             if new.severity < now.severity:

@@ -35,9 +35,9 @@ class Sampling:
     """
 
     candidates: int = 4
-    rescue: int = 16
+    rescue: int = 32
     max_new_tokens: int = 200
-    temperature: float = 0.7
+    temperature: float = 1.0
     top_p: float = 0.95
 
     def __post_init__(self) -> None:
@@ -101,13 +101,13 @@ class Written:
         return (2 * wrong + len(self.check.missing) + (0 if self.report else 100), len(self.check.missing))
 
 
-def read_back(report: str, request: Request) -> Written:
-    """Check a text against what was asked."""
+def read_back(report: str, request: Request, *, known: frozenset[str] | None = None) -> Written:
+    """Check a text against what was asked; `known` are the words that may be written, None allows all."""
     return Written(
         report,
         request,
         verify(report, request.keywords),
-        faults(report, view=request.view, drawable=request.drawable),
+        faults(report, view=request.view, drawable=request.drawable, known=known),
     )
 
 
@@ -123,6 +123,7 @@ class Writer:
         clean: from what was written to the report.
         sampling: how.
         max_length: positions of the model.
+        known: the words that it may write, None for all.
     """
 
     model: nn.Module
@@ -132,6 +133,7 @@ class Writer:
     clean: Callable[[str], str]
     sampling: Sampling
     max_length: int
+    known: frozenset[str] | None = None
 
     def write(self, requests: Sequence[Request], *, seed: int, keys: Sequence[str]) -> list[Written]:
         """Write one report for each request; see `ReportPrompter.write`. The model is left in its own mode."""
@@ -171,7 +173,7 @@ class Writer:
             for (i, number, _), text in zip(jobs, new, strict=True):
                 texts[i].append(text)
                 if i not in best or not best[i].verified:
-                    read = read_back(text, requests[i])
+                    read = read_back(text, requests[i], known=self.known)
                     kept = read if i not in best or read.severity < best[i].severity else best[i]
                     best[i] = dataclasses.replace(kept, attempts=number + 1)
 
@@ -191,7 +193,7 @@ class Writer:
 
     def _assembled(self, best: Written, texts: Sequence[str], excerpts: Sequence[str]) -> Written:
         pool = Pool(texts, excerpts)
-        found = assemble(best, pool, read=lambda text: read_back(text, best.request))
+        found = assemble(best, pool, read=lambda text: read_back(text, best.request, known=self.known))
         return dataclasses.replace(
             found,
             attempts=best.attempts + len(excerpts),
@@ -211,7 +213,7 @@ class Writer:
             )
             for n, word in jobs
         ]
-        copies = max(1, self.sampling.rescue // 2)
+        copies = self.sampling.rescue
         prompts = self.ask_excerpt(single)
         heats = np.linspace(0.7, 1.4, copies) * self.sampling.temperature
         written = self._sample(

@@ -1,7 +1,7 @@
 """What the mention extractor does not see in a text: words of another view, blanks, repetitions, the undrawable."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 BLANKS = ("XX", "__")  # de-identification blanks of OpenI (XXXX) and MIMIC-CXR (___)
 
@@ -87,15 +87,33 @@ def repeats(sentences: Sequence[str]) -> list[str]:
     return again
 
 
-def faults(text: str, *, view: str, drawable: bool) -> tuple[str, ...]:
+def words_of(text: str) -> set[str]:
+    """The lower-cased words of at least three letters."""
+    return {word.lower() for word in re.findall(r"[A-Za-z]{3,}", text)}
+
+
+def misspelt(text: str, known: Container[str]) -> list[str]:
+    """What a model that spells with sub-words gets wrong: words nobody wrote, sentences run together or begun small."""
+    wrong = sorted(word for word in words_of(text) if word not in known)
+    wrong += re.findall(r"[a-z]{3,}\.[A-Za-z]\w+", text)
+    return (
+        wrong
+        + [sentence.split(" ")[0] for sentence in split_sentences(text) if sentence[:1].islower()]
+        + [m.group(1) for m in re.finditer(r"[.?!]\s+([a-z]+)", text)]
+    )
+
+
+def faults(text: str, *, view: str, drawable: bool, known: Container[str] | None = None) -> tuple[str, ...]:
     """All of the above, each as "kind: what", in the order of the kinds; nothing for a text without fault.
 
     Args:
         text: a report.
         view: of its picture.
         drawable: whether comparisons, hedges, history and advice are faults.
+        known: the words that may be written; None allows all.
     """
     found = [f"blank: {blank}" for blank in BLANKS if blank in text]
     found += [f"view: {word}" for word in view_conflicts(text, view)]
     found += [f"repeated: {sentence}" for sentence in repeats(split_sentences(text))]
+    found += [f"spelling: {word}" for word in (misspelt(text, known) if known is not None else ())]
     return (*found, *(undrawable(text) if drawable else ()))

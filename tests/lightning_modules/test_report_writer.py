@@ -61,6 +61,11 @@ def test_all_faults_of_a_text() -> None:
     )  # fmt: skip
     assert faults("The lungs are clear.", view="AP", drawable=True) == ()
     assert faults("Unchanged.", view="AP", drawable=False) == ()
+    known = {"the", "lungs", "are", "clear", "heart"}
+    assert faults("The lungs are clear. The heart.", view="AP", drawable=False, known=known) == ()
+    assert faults("The lunglungs are clear.the heart. lungs.", view="AP", drawable=False, known=known) == (
+        "spelling: lunglungs", "spelling: clear.the", "spelling: lungs",
+    )  # fmt: skip
 
 
 ASKED = Request(Keywords(("heart", "lung"), ("small left pleural effusion",)))
