@@ -20,6 +20,7 @@ from lightning_modules.networks.generation import generate
 from lightning_modules.networks.language_model import Codec
 from lightning_modules.networks.text_checks import BLANKS, faults
 
+TURNS = 3  # times that excerpts are written for what is still missing
 ROWS = 128  # texts written at a time: bounds the memory of the key-value cache
 
 
@@ -185,8 +186,12 @@ class Writer:
             attempt(todo, range(count, count + rescue), np.linspace(0.7 * heat, 1.4 * heat, rescue).tolist())
             for i in (todo := failing()):
                 best[i] = self._assembled(best[i], texts[i], [])
-            if self.ask_excerpt is not None and (todo := failing()):
-                pieces = self._excerpts([best[i] for i in todo], [keys[i] for i in todo], seed=seed, banned=banned)
+            for turn in range(TURNS if self.ask_excerpt is not None else 0):
+                if not (todo := failing()):
+                    break
+                pieces = self._excerpts(
+                    [best[i] for i in todo], [keys[i] for i in todo], seed=seed, turn=turn, banned=banned
+                )
                 for i, piece in zip(todo, pieces, strict=True):
                     best[i] = self._assembled(best[i], texts[i], piece)
         return [best[i] for i in range(len(requests))]
@@ -201,7 +206,7 @@ class Writer:
         )
 
     def _excerpts(
-        self, failing: Sequence[Written], keys: Sequence[str], *, seed: int, banned: Sequence[int]
+        self, failing: Sequence[Written], keys: Sequence[str], *, seed: int, turn: int, banned: Sequence[int]
     ) -> list[list[str]]:
         """For each failing text, excerpts written for each of its missing keywords alone."""
         assert self.ask_excerpt is not None
@@ -221,7 +226,7 @@ class Writer:
             [
                 [seed, zlib.crc32(keys[n].encode()), zlib.crc32(word.encode()), copy]
                 for n, word in jobs
-                for copy in range(copies)
+                for copy in range(turn * copies, (turn + 1) * copies)
             ],
             heats.tolist() * len(jobs),
             banned,
