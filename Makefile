@@ -36,8 +36,8 @@ test: .venv/installed ## all fast tests (under 10 minutes on 2 cores)
 test-slow: .venv/installed ## DDP, resume and whole-chain tests
 	$(PYTEST) -m slow
 
-benchmarks: .venv/installed ## speed and memory of the data layer, as JSON under runs/benchmarks/
-	for name in prepare_rate batches workers_memory doctor_rate; do $(PY) -m tests.benchmarks.$$name; done
+benchmarks: .venv/installed ## speed and memory of the data layer and of writing, as JSON under runs/benchmarks/
+	for name in prepare_rate batches workers_memory doctor_rate generate packing; do $(PY) -m tests.benchmarks.$$name; done
 
 lint: .venv/installed ## ruff, mypy, shellcheck
 	.venv/bin/ruff check .
@@ -71,8 +71,9 @@ CODE_codebook := $(CODE_all) lightning_modules/codebook.py \
 CODE_text := $(CODE_all) $(addprefix $(NETWORKS)/,tokenizer.py transformer.py text_encoder.py alignment.py key_patches.py)
 CODE_aligner := $(CODE_text) lightning_modules/aligner.py $(addprefix $(NETWORKS)/,presence.py pointing.py key_patch_build.py)
 CODE_generator := $(CODE_text) lightning_modules/generator.py $(addprefix $(NETWORKS)/,masked_generator.py sampling.py)
-CODE_prompter := $(CODE_all) lightning_modules/prompter.py \
-  $(addprefix $(NETWORKS)/,tokenizer.py language_model.py report_writer.py text_metrics.py)
+CODE_prompter := $(CODE_all) lightning_modules/prompter.py lightning_modules/prompter_parts.py \
+  $(addprefix $(NETWORKS)/,tokenizer.py language_model.py adapters.py packing.py examples.py generation.py requests.py \
+  report_writer.py assembly.py text_checks.py instruct.py ngram.py report_metrics.py text_metrics.py)
 MEASURES := $(wildcard callbacks/*.py callbacks/*/*.py)
 
 # Weights, order of the images and their augmentation: nothing of a second classifier is that of the first.
