@@ -1,12 +1,18 @@
 """Random changes of training images. Left and right are findings' sides: a mirrored image gets a mirrored report."""
 
 import zlib
+from collections import Counter
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from datamodules.reports.sides import swap_sides
+from datamodules.reports.labels import VIEWS
+from datamodules.reports.sides import swap_sides, unresolved
+
+# Flipping a lateral exchanges front and back; of an unknown view nobody knows what it exchanges.
+MIRRORED = ("PA", "AP")
 
 
 def augment(image: Tensor, *, keys: list[str], strength: float) -> Tensor:
@@ -33,25 +39,52 @@ def augment(image: Tensor, *, keys: list[str], strength: float) -> Tensor:
     return (moved * contrast[:, None, None, None] + brightness[:, None, None, None]).clamp(-1, 1)
 
 
-def mirror(image: Tensor, reports: list[str], *, keys: list[str], share: float) -> tuple[Tensor, list[str]]:
-    """Exchange left and right in a share of the images and in their reports.
+def mirror(
+    image: Tensor, reports: list[str], views: Tensor, *, keys: list[str], share: float
+) -> tuple[Tensor, list[str]]:
+    """Exchange left and right in a share of the frontal images and in their reports.
 
-    The heart of a mirrored chest points to the right: this teaches sides at the price of anatomy that is rare.
+    The heart of a mirrored chest points to the right: this teaches sides at the price of anatomy that is rare. Views
+    but PA and AP stay as they are, and so do images whose report may name a side that would not be exchanged, see
+    `datamodules.reports.sides.unresolved`.
 
     Args:
         image: float [B,1,H,W].
         reports: one text an image, English or Spanish; see `datamodules.reports.sides` for what is exchanged.
+        views: int64 [B], index into VIEWS.
         keys: as in `augment`.
-        share: of the images, in [0,1].
+        share: of the images that may be mirrored, in [0,1].
 
     Returns:
         Images and reports, new where something was mirrored.
     """
-    chosen = [float(torch.rand((), generator=_generator(f"mirror/{key}"))) < share for key in keys]
+    frontal = [VIEWS[view] in MIRRORED for view in views.tolist()]
+    chosen = [
+        may and float(torch.rand((), generator=_generator(f"mirror/{key}"))) < share and not unresolved(text)
+        for may, key, text in zip(frontal, keys, reports, strict=True)
+    ]
     mask = torch.tensor(chosen, device=image.device)[:, None, None, None]
     return torch.where(mask, image.flip(-1), image), [
         swap_sides(text) if turned else text for text, turned in zip(reports, chosen, strict=True)
     ]
+
+
+def check_views(views: Iterable[str]) -> None:
+    """Refuse training rows of which `mirror` would mirror none.
+
+    Args:
+        views: of the training rows, each of VIEWS.
+
+    Raises:
+        ValueError: when none is PA or AP, with how many there are of each view.
+    """
+    counts = Counter(views)
+    if not any(counts[view] for view in MIRRORED):
+        found = ", ".join(f"{counts[view]} {view}" for view in VIEWS if counts[view]) or "none"
+        raise ValueError(
+            f"data.init_args.mirror is above 0, but no training row is of view {' or '.join(MIRRORED)}, the only ones "
+            f"that are mirrored (found: {found}); set it to 0, or say which rows are frontal in the data's views"
+        )
 
 
 def _generator(key: str) -> torch.Generator:

@@ -258,8 +258,7 @@ class CXRDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Change training images at random, on the device.
 
-        What happens depends on (seed, epoch, image) alone, and on which draw of the image it is where `balance` repeats
-        it within an epoch: repeats that are changed alike would be copies.
+        It depends on (seed, epoch, image) alone, and on the draw where `balance` repeats one, lest repeats be copies.
         """
         trainer = self.trainer
         if trainer is not None and trainer.training and (self.augment or self.mirror) and "image" in batch:
@@ -269,7 +268,8 @@ class CXRDataModule(LightningDataModule):
             if self.augment:
                 batch["image"] = augment(batch["image"], keys=keys, strength=self.augment)
             if self.mirror:
-                batch["image"], batch["report"] = mirror(batch["image"], batch["report"], keys=keys, share=self.mirror)
+                images, reports, views = batch["image"], batch["report"], batch["view"]
+                batch["image"], batch["report"] = mirror(images, reports, views, keys=keys, share=self.mirror)
         return batch
 
     def state_dict(self) -> dict[str, Any]:

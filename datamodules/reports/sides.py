@@ -15,6 +15,8 @@ What is left alone: words that only hold these letters (upright, bright, leftove
 and RA (also rheumatoid arthritis, room air), the Spanish D, I, der, VD and VI (also numbers and other words), and L, R,
 LT and RT in capitals (L1 is a vertebra, "2.5 L" a volume, RT also radiotherapy) unless what stands around them says
 that a side is meant: one of `AFTER_LETTER` behind, a comparison ("L > R", "R and L"), brackets, "on the" before.
+Where a capital is left alone that may yet be a side ("L small effusion"), the text would be swapped by halves or not at
+all: `unresolved` tells, and such a report's picture is not to be mirrored.
 """
 
 import re
@@ -82,6 +84,7 @@ def _pairs() -> dict[str, str]:
 
 
 SWAP = _pairs()
+LETTERS = ("L", "R", "LT", "RT")
 # The part of the left lung that the middle lobe is of the right one. In other capitals ("Middle Lobe") it stays, since
 # it could not be given back.
 LOBES = {
@@ -95,7 +98,7 @@ LOBE = re.compile(rf"(?<![^\W_])(?:{'|'.join(LOBES)})(?![^\W_])")
 WORD = re.compile(r"[^\W\d_]+")
 _END = r"(?![^\W_])"
 _THAN = r"\s*(?:[<>=]+|[/&]|(?:(?:greater|larger|more|worse|less|smaller) than|and|or|to|versus|vs)\b\.?)\s*"
-_OTHER = r"(?:L|R|LT|RT)"
+_OTHER = rf"(?:{'|'.join(LETTERS)})"
 _NEAR = 20  # characters that a comparison may take
 
 
@@ -107,6 +110,13 @@ _BEFORE = re.compile(rf"(?:(?<![^\W_]){_OTHER}\.?{_THAN}|\b(?i:on|to|from|toward
 _BEHIND_LETTER = _behind(AFTER_LETTER)
 _BEHIND_CAPITALS = _behind(tuple(word for word in AFTER_LETTER if word not in IRRADIATED))
 _SPINE = re.compile(r"[\s\-]+spine", re.IGNORECASE)
+# What a capital stands for that is no side: a lumbar vertebra (L1, L4-5, but not "L4 rib"), litres, "rule out", a name.
+_VERTEBRA = re.compile(r"[1-6](?!\d)(?![\s\-,&\d]*(?:(?:and|to)[\s\d]*)?ribs?\b)", re.IGNORECASE)
+_DECIMAL = re.compile(r"(?<![^\W_])\d+[.,]\d+[\s\-]?\Z")
+_NUMBER = re.compile(r"(?<![^\W_])\d+[\s\-]?\Z")
+_OF_LITRES = re.compile(r"\s*(?:/\s*min|per\b|of (?!the\b)|O2\b|oxygen|NC\b|nasal|fluid)", re.IGNORECASE)
+_RULE_OUT = re.compile(rf"\s?/\s?[Oo]{_END}")
+_VITAMIN = re.compile(r"(?<![^\W_])(?i:vitamins?|vit\.?)\s\Z")
 _BEHIND_TURN = re.compile(rf"[\s\-]+(?:{'|'.join((*TURNS, *GIROS))}){_END}", re.IGNORECASE)
 
 
@@ -122,9 +132,19 @@ def swap_sides(text: str) -> str:
     return LOBE.sub(lambda match: LOBES[match[0]], WORD.sub(_swap, text))
 
 
+def unresolved(text: str) -> bool:
+    """Whether L, R, LT or RT stands in capitals where `swap_sides` leaves it alone although it may be a side.
+
+    In doubt it says yes ("L small pleural effusion.", "R clear.", also "R. Smith" and RT for radiotherapy), no for what
+    can be nothing else: L1, 2.5 L, "2 L of fluid", L-spine, R/O, vitamin R. Of a text and the swapped one it says the
+    same.
+    """
+    return any(match[0] in LETTERS and not _is_side(match) and not _is_other(match) for match in WORD.finditer(text))
+
+
 def _swap(match: re.Match[str]) -> str:
     word = match[0]
-    if word in ("L", "R", "LT", "RT") and not _is_side(match):
+    if word in LETTERS and not _is_side(match):
         return word
     if word.lower() in ("levo", "dextro") and not _BEHIND_TURN.match(match.string, match.end()):
         return word
@@ -141,3 +161,14 @@ def _is_side(match: re.Match[str]) -> bool:
         return True
     follows = (_BEHIND_LETTER if len(match[0]) == 1 else _BEHIND_CAPITALS).match(text, end)
     return bool(follows or _BEFORE.search(text, max(start - _NEAR, 0), start))
+
+
+def _is_other(match: re.Match[str]) -> bool:
+    """Whether L, R, LT or RT, where it is no side that is known as one, is clearly something else."""
+    text, word, end = match.string, match[0], match.end()
+    before = text[max(match.start() - _NEAR, 0) : match.start()]
+    if word == "L":
+        litres = _DECIMAL.search(before) or (_NUMBER.search(before) and _OF_LITRES.match(text, end))
+        if litres or _VERTEBRA.match(text, end) or _SPINE.match(text, end):
+            return True
+    return word in ("L", "R") and bool(_VITAMIN.search(before) or (word == "R" and _RULE_OUT.match(text, end)))

@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 
 from datamodules.phantom.report import report
 from datamodules.phantom.study import study
-from datamodules.reports.sides import ABBREVIATIONS, AFTER_LETTER, GIROS, IRRADIATED, SWAP, TURNS, WORD, swap_sides
+from datamodules.reports.sides import (
+    ABBREVIATIONS,
+    AFTER_LETTER,
+    GIROS,
+    IRRADIATED,
+    SWAP,
+    TURNS,
+    WORD,
+    swap_sides,
+    unresolved,
+)
 
 
 @pytest.mark.parametrize(
@@ -76,9 +86,62 @@ def test_left_alone(text):
     assert swap_sides(text) == text
 
 
+CONTEXT = ["L", "R", "LT", "RT", " and ", " to ", " > ", ">", " ", "(", ")", "on the ", "spine", "lung", "base", ". "]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("Small L effusion, R clear.", "L small pleural effusion.", "R central venous line.", "L lat", "L ICD"),
+        *("R hydro-PTX", "L->R shunt", "Dr. R. Smith", "Clear on L.", "___L base", "RT 4", "s/p RT", "LT"),
+        # Numbers beside them that may count ribs or sort lines.
+        *(
+            "L 2nd rib",
+            "L4 rib fracture",
+            "L4-6 ribs",
+            "L 5, 6 and 7 ribs",
+            "R6",
+            "L12",
+            "ribs 5 and 6 L.",
+            "1. L clear",
+        ),
+        "Left effusion, L1 normal, L clear.",
+    ],
+)
+def test_capitals_that_may_be_a_side_are_unresolved(text):
+    assert unresolved(text)
+    assert unresolved(swap_sides(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "Small left effusion.",
+            "RLL opacity, LUL clear.",
+            "R>L effusions",
+            "R IJ line",
+            "(R)",
+            "lt base, Rt base",
+        ),
+        *("R PICC tip in SVC.", "on the R", "effusions, R greater than L", "RT LOWER LOBE", "L upper lobe"),
+        *("Compression of L1.", "L4-5, L5-S1, L1 and L2", "L-spine", "L spine films", "R/O pneumonia", "vitamin R"),
+        *("2.5 L of fluid", "2.5L drained", "1-1.5 L", "on 3 L NC", "2 L of fluid", "5L O2", "4 L/min", "2 L per min"),
+    ],
+)
+def test_what_is_swapped_or_no_side_is_resolved(text):
+    assert not unresolved(text)
+    assert not unresolved(swap_sides(text))
+
+
+@given(st.lists(st.sampled_from([*CONTEXT, "2.5 ", "1", " of ", "rib", "/O"]), max_size=14).map("".join))
+def test_a_text_and_the_swapped_one_are_alike_unresolved(text):
+    assert unresolved(swap_sides(text)) == unresolved(text)
+
+
 SPANISH = ["derech", "izquierda", "Dcho", "IZDA", "izq", "lsd", "LII", "dextro", "convexa", "derrame", "ó"]
 PIECES = [*SWAP, "L", "R", "L1", "5L", ">", " ", "-", "/", "_", ".", "\n", "upright", "ı", "É", *AFTER_LETTER[:12]]
-CONTEXT = ["L", "R", "LT", "RT", " and ", " to ", " > ", ">", " ", "(", ")", "on the ", "spine", "lung", "base", ". "]
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join) | st.text(alphabet="LRlr <>=-lung1_.é", max_size=30))
