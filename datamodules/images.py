@@ -26,6 +26,9 @@ def read_image(reference: str, *, size: int) -> np.ndarray:
     """One radiograph, grey: uint8 [size, size].
 
     A picture that is not square is padded with black to a centred square: nothing is cut off, nothing is stretched.
+    Pixels are taken as they are stored: an EXIF orientation, by which a viewer turns or mirrors a JPEG or PNG, is not
+    applied, since labels and boxes were made for the stored ones (`python -m datamodules doctor` names such files). Of
+    a TIFF the orientation is part of the format, and is applied.
     Eight bits are taken as they are; 16 bits and floats are scaled: the smallest value becomes 0, the largest 255. A
     DICOM is shown as its own VOI window and photometric interpretation say, see `datamodules.dicom`.
 

@@ -28,6 +28,17 @@ SMALLEST_SIDE = 64
 LARGEST_ASPECT = 3.0
 SUFFIXES = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",), "DICOM": (".dcm", ".dicom"), "TIFF": (".tif", ".tiff")}
 GREY_MODES = ("1", "L", "LA", "I", "F")
+ORIENTATION = 0x0112
+# What a viewer does to a picture of each orientation but 1, which is upright.
+TURNS = {
+    2: "mirrored",
+    3: "turned by 180°",
+    4: "upside down, mirrored",
+    5: "turned right by 90°, mirrored",
+    6: "turned right by 90°",
+    7: "turned left by 90°, mirrored",
+    8: "turned left by 90°",
+}
 ELEMENTS = (
     "Rows",
     "Columns",
@@ -42,6 +53,15 @@ HOPELESS = ("cut", "no pixels", "wrong decoder", "no decoder", "frames", "DICOM 
 PIXEL_DATA = b"\xe0\x7f\x10\x00"
 SEQUENCE_END = b"\xfe\xff\xdd\xe0"
 UNDEFINED = 0xFFFFFFFF
+
+
+class Header(NamedTuple):
+    """What a picture's header says: Pillow's format and mode, size in pixels, EXIF orientation (1 = upright)."""
+
+    kind: str
+    mode: str
+    size: tuple[int, int]
+    orientation: int
 
 
 class Look(NamedTuple):
@@ -174,7 +194,7 @@ def _inside(image: str, file: BinaryIO, head: bytes, tail: bytes, found: Look, *
 
 def _picture(file: BinaryIO, head: bytes, tail: bytes, found: Look) -> tuple[str, Look, bool]:
     try:
-        kind, mode, (width, height) = _header(file, head, found.size)
+        kind, mode, (width, height), orientation = _header(file, head, found.size)
     except Image.DecompressionBombError as error:
         return "", found._replace(issues=(("too large", str(error)),)), False
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error):
@@ -193,6 +213,8 @@ def _picture(file: BinaryIO, head: bytes, tail: bytes, found: Look) -> tuple[str
         issues.append(("deep", mode))
     elif mode not in GREY_MODES:
         issues.append(("colour", mode))
+    if orientation in TURNS:
+        issues.append(("orientation", f"{orientation}: {TURNS[orientation]}"))
     found = found._replace(width=width, height=height, issues=tuple(issues))
     return kind, found, _is_small(found.size, width, height)
 
@@ -202,17 +224,31 @@ def _is_small(size: int, width: int, height: int) -> bool:
     return size - HEADER_BYTES < EMPTY_BYTES_PER_PIXEL * width * height
 
 
-def _header(file: BinaryIO, head: bytes, size: int) -> tuple[str, str, tuple[int, int]]:
+def _header(file: BinaryIO, head: bytes, size: int) -> Header:
     try:
-        with Image.open(io.BytesIO(head)) as picture:
-            return str(picture.format), picture.mode, picture.size
+        return _opened(io.BytesIO(head))
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error):
         # Some scanners' comments and profiles before the picture are longer than what was read.
         if size <= HEAD or not head.startswith((b"\xff\xd8", b"\x89PNG", b"II*\0", b"MM\0*")):
             raise
     file.seek(0)
+    return _opened(file)
+
+
+def _opened(file: BinaryIO) -> Header:
     with Image.open(file) as picture:
-        return str(picture.format), picture.mode, picture.size
+        return Header(str(picture.format), picture.mode, picture.size, _orientation(picture))
+
+
+def _orientation(picture: Image.Image) -> int:
+    # Pillow itself turns a TIFF when it decodes it, so that everybody sees the same.
+    if picture.format == "TIFF":
+        return 1
+    try:
+        return int(picture.getexif().get(ORIENTATION, 1))
+    except (AttributeError, KeyError, OSError, SyntaxError, TypeError, ValueError, struct.error):
+        # The picture is none the worse for a block of EXIF that cannot be read; viewers pass over it too.
+        return 1
 
 
 def _nothing(head: bytes) -> tuple[str, str]:

@@ -64,6 +64,12 @@ ISSUES: dict[str, Issue] = {
         f"one side is over {LARGEST_ASPECT:g} times the other: a strip, no chest",
         "look at it, and take its row out of the table where it is no chest",
     ),
+    "orientation": Issue(
+        "warning",
+        "viewers show the picture turned or mirrored (EXIF orientation), here it is read as it is stored",
+        "look at it: where it is stored right, take the tag away (exiftool -Orientation= FILE); where not, make "
+        "it so (exiftran -ai FILE without loss, or ImageMagick's mogrify -auto-orient FILE) and turn its boxes too",
+    ),
     "frames": Issue("error", "a DICOM of several frames", "split it into files of one frame, or take its row out"),
     "DICOM colour": Issue("error", "a DICOM that is not grey", "convert it to MONOCHROME2, or take its row out"),
     "no decoder": Issue(

@@ -42,6 +42,19 @@ def test_jpeg_draft_agrees_with_full_decode(tmp_path):
     assert np.abs(read_image(str(tmp_path / "a.jpg"), size=64) - full).max() <= 2
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_orientation_tags_are_not_applied(tmp_path, suffix):
+    pixels = np.zeros((32, 32), dtype=np.uint8)
+    pixels[:, :16] = 200
+    exif = Image.Exif()
+    for orientation in range(1, 9):
+        exif[0x0112] = orientation
+        Image.fromarray(pixels).save(tmp_path / f"a{suffix}", exif=exif)
+        image = read_image(str(tmp_path / f"a{suffix}"), size=32)
+        assert image[:, :12].min() > 190, orientation
+        assert image[:, 20:].max() < 10, orientation
+
+
 def test_unreadable_images_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"missing.png: there is no such image; mend the path"):
         read_image(str(tmp_path / "missing.png"), size=8)

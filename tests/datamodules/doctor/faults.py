@@ -97,6 +97,15 @@ def as_png(path: Path) -> None:
         picture.save(path, format="PNG")
 
 
+def turned(path: Path, orientation: int = 6) -> None:
+    """The same pixels with a tag by which viewers turn them."""
+    with Image.open(path) as picture:
+        picture.load()
+        exif = picture.getexif()
+        exif[0x0112] = orientation
+        picture.save(path, exif=exif)
+
+
 def of_one_grey(path: Path) -> None:
     """The file of a DICOM with every stored value alike."""
     import pydicom
@@ -138,6 +147,7 @@ def _picture_faults(layout: str, suffix: str, **more: Any) -> list[Fault]:
         ("constant picture", constant, "error", "every pixel is the same", "take its row out"),
         ("wrong suffix", swap, "warning", f"suffix names another format.*{other} in {suffix}", "rename the file"),
         ("thumbnail", lambda p: save(noise(20), p), "warning", "under 64 px", "fetch the full size"),
+        ("tag that turns it", turned, "warning", r"read as it is stored", "exiftran -ai .* turn its boxes too"),
         ("strip", lambda p: save(noise(512)[:90], p), "warning", "3 times the other", "take its row out"),
     ]
     found = [

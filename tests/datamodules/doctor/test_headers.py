@@ -7,11 +7,12 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from datamodules.doctor import headers
-from datamodules.doctor.headers import HEAD, Known, Look, look
+from datamodules.doctor.headers import HEAD, TURNS, Known, Look, look
 from datamodules.doctor.issues import ISSUES, mend_of
+from datamodules.images import read_image
 from tests.datamodules.doctor.damage import PAGE, constant, cut, hole, noise, save
 
 
@@ -20,6 +21,12 @@ def codes(path, **options) -> list[str]:
     assert isinstance(found, Look)
     assert all(code in ISSUES for code, _ in found.issues)
     return [code for code, _ in found.issues]
+
+
+def exif(orientation: int) -> bytes:
+    block = Image.Exif()
+    block[0x0112] = orientation
+    return block.tobytes()
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
@@ -138,6 +145,56 @@ def test_shapes_colours_and_depths(tmp_path):
     deep = save(noise().astype(np.uint16) * 200, tmp_path / "d.png")
     assert look(str(deep)).issues == (("deep", "I;16"),)
     assert codes(deep, decode=True) == ["deep"]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_orientations_are_told(tmp_path, suffix):
+    path = save(noise(300)[:200], tmp_path / f"a{suffix}")
+    Image.open(path).convert("L").save(path.with_stem("b"), exif=exif(1))
+    assert "orientation" not in codes(path) + codes(path.with_stem("b"))
+    told = []
+    for orientation in range(2, 9):
+        Image.fromarray(noise(300)[:200]).save(path, exif=exif(orientation))
+        found = look(str(path))
+        assert (found.width, found.height, found.decoded) == (300, 200, False)
+        told += [detail for code, detail in found.issues if code == "orientation"]
+    assert told == [f"{orientation}: {turn}" for orientation, turn in TURNS.items()]
+    assert told[0] == "2: mirrored"
+    assert told[4] == "6: turned right by 90°"
+
+
+def test_the_names_of_orientations_are_what_viewers_do():
+    stored = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3))
+    for orientation, turn in TURNS.items():
+        stored.getexif()[0x0112] = orientation
+        shown = np.array(stored)
+        for step in turn.split(", "):
+            shown = {
+                "mirrored": np.fliplr,
+                "turned by 180°": lambda a: np.rot90(a, 2),
+                "upside down": lambda a: np.rot90(a, 2),
+                "turned right by 90°": lambda a: np.rot90(a, -1),
+                "turned left by 90°": np.rot90,
+            }[step](shown)
+        np.testing.assert_array_equal(shown, np.array(ImageOps.exif_transpose(stored)), turn)
+
+
+def test_an_orientation_that_cannot_be_read_is_none(tmp_path):
+    path = tmp_path / "a.png"
+    for block in (b"Exif\0\0nonsense", exif(77), exif(0)):
+        Image.fromarray(noise()).save(path, exif=block)
+        assert codes(path) == []
+
+
+def test_tiffs_are_turned_when_read(tmp_path):
+    path = tmp_path / "a.tif"
+    pixels = noise(96)[:64]
+    Image.fromarray(pixels).save(path, tiffinfo={0x0112: 6})
+    found = look(str(path))
+    assert (found.width, found.height, found.issues) == (64, 96, ())
+    upright = tmp_path / "b.tif"
+    Image.fromarray(np.rot90(pixels, -1)).save(upright)
+    np.testing.assert_array_equal(read_image(str(path), size=96), read_image(str(upright), size=96))
 
 
 def test_an_impossible_size(tmp_path, monkeypatch):
