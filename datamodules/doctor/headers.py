@@ -329,5 +329,7 @@ def _pixels(image: str) -> list[tuple[str, str]]:
     except ValueError as error:
         if "every pixel is" in str(error):
             return [("constant", "")]
-        return [("undecodable", str(error).removeprefix(f"{image}: ")[:200])]
+        # The issue says that it cannot be decoded and what to do; what is left is the decoder's own reason.
+        reason = error.__cause__ or str(error).removeprefix(f"{image}: ").split("; ")[0]
+        return [("undecodable", str(reason)[:200])]
     return [("constant", f"{low}")] if low == high else []

@@ -1,6 +1,7 @@
 """One look at a picture: each kind of damage by its code, whole pictures without one."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -128,14 +129,28 @@ def test_only_suspicious_files_are_decoded(tmp_path):
     assert look(str(path), decode=True).decoded
 
 
-@pytest.mark.parametrize(("suffix", "why"), [(".png", "IDAT"), (".jpg", "damaged data, libjpeg says")])
+@pytest.mark.parametrize(
+    ("suffix", "why"),
+    [(".png", r"broken PNG file \(bad header checksum in b'IDAT'\)"), (".jpg", "damaged data, libjpeg says '[^']+'")],
+)
 def test_a_damaged_middle_needs_decoding(tmp_path, suffix, why):
     path = save(noise(300), tmp_path / f"a{suffix}")
     hole(path, share=0.4)
     assert codes(path) == []
     (issue,) = look(str(path), decode=True).issues
     assert issue[0] == "undecodable"
-    assert why in issue[1]
+    # The reason alone: that it cannot be decoded, and the mend, stand in the issue.
+    assert re.fullmatch(why, issue[1])
+
+
+def test_pixels_that_are_no_numbers(tmp_path):
+    pixels = noise(96).astype(np.float32)
+    pixels[0, :3] = np.nan
+    path = save(pixels, tmp_path / "a.tif")
+    assert look(str(path), decode=True).issues == (
+        ("deep", "F"),
+        ("undecodable", f"3 of {96 * 96} pixels are not finite"),
+    )
 
 
 def test_shapes_colours_and_depths(tmp_path):
