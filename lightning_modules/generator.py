@@ -23,6 +23,7 @@ from torch import Tensor
 from datamodules.manifest import Batch
 from datamodules.reports.labels import FINDINGS, VIEWS
 from lightning_modules import stages
+from lightning_modules.file_names import file_name
 from lightning_modules.networks.alignment import AlignerConfig
 from lightning_modules.networks.key_patches import ClueRetriever, KeyPatchConfig, load_key_patches
 from lightning_modules.networks.masked_generator import Condition, GeneratorConfig, MaskedGenerator
@@ -296,12 +297,15 @@ class CXRGenerator(LightningModule):
         return Path(self.trainer.default_root_dir) / "samples"
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """One radiograph for each report, written as a greyscale PNG at once; each rank writes its own."""
+        """One radiograph for each report, written as a greyscale PNG at once; each rank writes its own.
+
+        The files are named by `file_names.file_name`; samples.csv holds the id itself as `source_image_id`.
+        """
         images = self._sample_batch(batch, len(batch["report"]))
         pixels = ((images[:, 0] + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
         labels = batch["labels"].cpu().numpy()
-        for row, study in enumerate(batch["image_id"]):
-            name = f"{study}.png"
+        for row, image_id in enumerate(batch["image_id"]):
+            name = file_name(image_id, suffix=".png")
             temporary = self._samples_folder() / f".{name}.tmp"
             Image.fromarray(pixels[row]).save(temporary, format="PNG")
             os.replace(temporary, self._samples_folder() / name)
@@ -310,8 +314,9 @@ class CXRGenerator(LightningModule):
                     "image": name,
                     "report": batch["report"][row],
                     "view": VIEWS[int(batch["view"][row])],
-                    "patient": f"synthetic-{study}",
-                    "seed": image_seed(self.sampling_seed, study),
+                    "patient": f"synthetic-{image_id}",
+                    "seed": image_seed(self.sampling_seed, image_id),
+                    "source_image_id": image_id,
                     **dict(zip(FINDINGS, labels[row], strict=True)),
                 }
             )

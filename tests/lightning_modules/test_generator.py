@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules.images import read_image
 from datamodules.layouts import read
 from datamodules.reports.labels import FINDINGS
 from lightning_modules import stages
@@ -133,3 +134,28 @@ def test_predict_writes_a_data_set_that_the_table_layout_reads(chain: Chain, tmp
     assert set(FINDINGS) <= set(manifest.frame.columns)
     assert not list(samples.glob(".*.tmp"))
     assert (samples / "contact_sheet.png").is_file()
+
+
+def test_predict_writes_samples_of_joined_data(chain: Chain, tmp_path: Path) -> None:
+    sets = [{"layout": "phantom", "studies": 12, "seed": seed, "name": f"a{seed}"} for seed in (1, 2)]
+    main(
+        [
+            *chain.arguments("predict", "generator", configs=("configs/experiment/prompted.yaml",)),
+            f"--run_dir={tmp_path}",
+            "--data.init_args.layout=joined",
+            f"--data.init_args.layout_options={json.dumps({'sets': sets})}",
+            "--data.init_args.predict_splits=[train,validate,test]",
+            "--data.init_args.tokens=null",
+            "--data.init_args.clues=null",
+        ]
+    )
+    samples = tmp_path / "samples"
+    table = pd.read_csv(samples / "samples.csv")
+    ids = {f"a{seed}/phantom-{seed}-{index:06d}" for seed in (1, 2) for index in range(12)}
+    assert set(table["source_image_id"]) == ids
+    assert set(table["image"]) == {path.name for path in samples.glob("*.png")} - {"contact_sheet.png"}
+    assert table["image"][0] == "a1%2Fphantom-1-000000.png"
+    manifest = read("table", str(samples / "samples.csv"))
+    assert len(manifest) == 24
+    assert read_image(manifest.frame["image"][0], size=32).shape == (32, 32)
+    assert not list(samples.glob(".*.tmp"))
