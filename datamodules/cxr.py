@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 from lightning.pytorch import LightningDataModule
 
-from datamodules.augment import augment, mirror
+from datamodules.augment import augment, check_views, mirror
 from datamodules.caches import clues_key, load_caches, pictures_of, tokens_key
 from datamodules.dataset import CXRDataset
 from datamodules.loader import BatchLoader, batches_done
@@ -23,7 +23,7 @@ from datamodules.reports.labels import SPLITS, UncertainPolicy, resolve_uncertai
 from datamodules.resized import key_here, open_resized, resize, resized_folder
 from datamodules.rows import RowTable, write_rows
 from datamodules.samplers import EvalSampler, TrainSampler, long_tail_weights
-from datamodules.selection import select, split_rows
+from datamodules.selection import select, split_rows, summary
 from datamodules.shards import ShardStore
 from datamodules.tokens import Pictures, TokenCache, write_clues, write_tokens
 
@@ -210,23 +210,15 @@ class CXRDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Read the layout, resize its images once, keep the manifest with its drops; on one rank of a node."""
-        manifest, digest, _ = self.manifest, self._digest[:12], self._row_table()
+        manifest, _ = self.manifest, self._row_table()
         if self._resizes():
             resize(manifest, size=self.size, cache_dir=self.cache_dir)
-        path = self.cache_dir / f"manifest-{digest}.parquet"
+        path = self.cache_dir / f"manifest-{self._digest[:12]}-{key_here(manifest, self._digest)[:6]}.parquet"
         # Equal rows may stand beside other drops: the ledger is always this run's.
         manifest.save_ledger(path)
         if self.shards is None and not path.is_file():
             manifest.save(path)
-        split = manifest.frame["split"]
-        counts = ", ".join(f"{name} {int((split == name).sum())}" for name in SPLITS)
-        if self.limit is not None and self.limit < int((split == "train").sum()):
-            counts = counts.replace("train ", f"train {self.limit} of ", 1)
-        dropped = "; ".join(f"{drop.count} × {drop.reason}" for drop in manifest.drops) or "nothing"
-        print(f"data: {manifest.source} {self.size} px: {counts}; digest {digest}; dropped: {dropped}", flush=True)
-        for note in manifest.notes:
-            if note.level == "error":
-                print(f"data: ERROR in {manifest.source}: {note.count} × {note.reason}; {note.mend}", flush=True)
+        print(summary(manifest, size=self.size, digest=self._digest, limit=self.limit), flush=True)
 
     def setup(self, stage: str) -> None:
         """Open the caches, so that a wrong one is refused before anything starts."""
@@ -234,7 +226,10 @@ class CXRDataModule(LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Each training row once an epoch over all ranks, shuffled by (seed, epoch); weighted draws with `balance`."""
-        dataset = self._dataset(self._train_rows())
+        rows = self._train_rows()
+        if self.mirror:
+            check_views(self.manifest.frame["view"].iloc[rows])
+        dataset = self._dataset(rows)
         weights = long_tail_weights(dataset.labels(), power=self.balance) if self.balance else None
         identity = f"{dataset.identity()[:12]}, balance {self.balance:g}"
         sampler = TrainSampler(dataset, **self._place(), seed=self.seed, weights=weights, identity=identity)

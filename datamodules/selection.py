@@ -85,3 +85,30 @@ def split_rows(manifest: Manifest, splits: Sequence[str], *, limit: int | None =
         counts = {split: int((column == split).sum()) for split in SPLITS}
         raise ValueError(f"layout {manifest.source}: no rows in {' or '.join(splits)}; the splits hold {counts}")
     return chosen
+
+
+def summary(manifest: Manifest, *, size: int, digest: str, limit: int | None) -> str:
+    """What is said of a data set when a run begins: its splits, what was left out, what is wrong in it.
+
+    Args:
+        manifest: what is served.
+        size: side of the images in pixels.
+        digest: the manifest's.
+        limit: most rows of train, None for all.
+    """
+    split = manifest.frame["split"]
+    counts = {name: int((split == name).sum()) for name in SPLITS}
+    shown = {name: str(count) for name, count in counts.items()}
+    if limit is not None and limit < counts["train"]:
+        shown["train"] = f"{limit} of {counts['train']}"
+    dropped = "; ".join(f"{drop.count} × {drop.reason}" for drop in manifest.drops) or "nothing"
+    lines = [
+        f"data: {manifest.source} {size} px: {', '.join(f'{name} {text}' for name, text in shown.items())}; "
+        f"digest {digest[:12]}; dropped: {dropped}"
+    ]
+    lines += [
+        f"data: ERROR in {manifest.source}: {note.count} × {note.reason}; {note.mend}"
+        for note in manifest.notes
+        if note.level == "error"
+    ]
+    return "\n".join(lines)

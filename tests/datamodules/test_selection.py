@@ -3,7 +3,7 @@
 import pytest
 
 from datamodules.manifest import Remark, make_manifest
-from datamodules.selection import select, split_rows
+from datamodules.selection import select, split_rows, summary
 
 
 def source():
@@ -84,3 +84,18 @@ def test_rows_of_a_split_and_the_limit_of_train():
     message = r"layout x: no rows in test; the splits hold {'train': 20, 'validate': 1, 'test': 0}"
     with pytest.raises(ValueError, match=message):
         split_rows(manifest, ["test"], limit=None, seed=0)
+
+
+def test_what_is_said_of_a_data_set():
+    rows = [
+        {"image": "a.png", "image_id": f"i{n}", "patient_id": f"p{n}", "split": "test" if n > 3 else "train"}
+        for n in range(6)
+    ]
+    drops = [Remark("no image", ("x", "y"))]
+    notes = [Remark("odd", ("i1",), "note"), Remark("in two splits", ("i2",), "error", "leave one out")]
+    manifest = make_manifest(rows, source="x", drops=drops, notes=notes)
+    first = "data: x 64 px: train {}, validate 0, test 2; digest aaaaaaaaaaaa; dropped: 2 × no image"
+    error = "data: ERROR in x: 1 × in two splits; leave one out"
+    digest = "a" * 64
+    assert summary(manifest, size=64, digest=digest, limit=None).split("\n") == [first.format(4), error]
+    assert summary(manifest, size=64, digest=digest, limit=3).split("\n") == [first.format("3 of 4"), error]
