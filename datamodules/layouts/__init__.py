@@ -4,23 +4,22 @@ A layout's file is imported when it is used.
 """
 
 import importlib
-import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from datamodules.signatures import check_options
 
 if TYPE_CHECKING:
     from datamodules.manifest import Manifest
 
 
 def _lazy(name: str) -> "Callable[..., Manifest]":
-    def read_layout(root: str | Path | None, **options: Any) -> "Manifest":
+    # The root by position only: an option of that name is refused in words.
+    def read_layout(root: str | Path | None, /, **options: Any) -> "Manifest":
         function = importlib.import_module(f"datamodules.layouts.{name}").read
-        known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        unknown = sorted(set(options) - set(known))
-        if unknown:
-            raise ValueError(f"layout {name} has no option {unknown[0]!r}; its options are {known}")
+        check_options(function, options, of=f"layout {name}")
         return function(root, **options)
 
     return read_layout
@@ -41,7 +40,7 @@ NAMES = (
 LAYOUTS: "dict[str, Callable[..., Manifest]]" = {name: _lazy(name) for name in NAMES}
 
 
-def read(layout: str, root: str | Path | None, **options: Any) -> "Manifest":
+def read(layout: str, root: str | Path | None, /, **options: Any) -> "Manifest":
     """Read a data set.
 
     Args:
@@ -50,7 +49,7 @@ def read(layout: str, root: str | Path | None, **options: Any) -> "Manifest":
         options: what that layout's `read` takes.
 
     Raises:
-        ValueError: for a layout or an option that does not exist, and for what is wrong in the data.
+        ValueError: for a layout, an option or a value of it that does not exist, and for what is wrong in the data.
         FileNotFoundError: when the root, or a file that must be in it, is missing.
     """
     if layout not in LAYOUTS:

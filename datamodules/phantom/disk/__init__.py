@@ -4,10 +4,11 @@ A writer returns what a right reader of its folder must find, from the phantom a
 """
 
 import importlib
-import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any
+
+from datamodules.signatures import check_options
 
 if TYPE_CHECKING:
     from datamodules.manifest import Manifest
@@ -38,21 +39,10 @@ def write(layout: str, out: str | Path, *, studies: int, seed: int = 0, size: in
     if studies < 1:
         raise ValueError(f"expected at least 1 study, found {studies}")
     function: Callable[..., Manifest] = importlib.import_module(f"datamodules.phantom.disk.{layout}").write
-    known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise ValueError(f"the writer of {layout} has no option {unknown[0]!r}; its options are {known}")
-    types = get_type_hints(function)
-    for name, value in options.items():
-        choices = get_args(types[name]) or (True, False)
-        # Not by == alone: 1 is no bool.
-        if not any(type(value) is type(choice) and value == choice for choice in choices):
-            raise ValueError(
-                f"the writer of {layout}: {name} {value!r} does not exist; expected one of {list(choices)}, on the "
-                f"command line {' or '.join(str(c).lower() for c in choices)}"
-            )
+    common = {"studies": studies, "seed": seed, "size": size}
+    check_options(function, {**common, **options}, of=f"the writer of {layout}")
     out = Path(out)
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty; name a new folder, nothing is written over")
     out.mkdir(parents=True, exist_ok=True)
-    return function(out, studies=studies, seed=seed, size=size, **options)
+    return function(out, **common, **options)

@@ -157,7 +157,7 @@ def test_splits(tmp_path):
     ):
         layouts.read("chexpert", base)
     assert len(layouts.read("chexpert", base, splits="hashed")) == 60
-    with pytest.raises(ValueError, match="splits = 'random' does not exist; expected 'official' or 'hashed'"):
+    with pytest.raises(ValueError, match="option splits is 'random'; expected one of 'official', 'hashed'"):
         layouts.read("chexpert", base, splits="random", images=False)
     with pytest.raises(ValueError, match=r"validate = -0\.1 is not a share"):
         layouts.read("chexpert", base, splits="hashed", validate=-0.1)
@@ -249,7 +249,7 @@ def test_archives_side_by_side_and_other_labels(tmp_path):
     assert other.frame["Edema"].tolist() == [-1, -1, -1, 1]
     with pytest.raises(FileNotFoundError, match=r"has no train_visualCheXbert.csv; expected"):
         layouts.read("chexpert", tmp_path / "full", labels="visualchexbert")
-    with pytest.raises(ValueError, match="labels = 'negbio' does not exist"):
+    with pytest.raises(ValueError, match="option labels is 'negbio'; expected one of 'chexpert'"):
         layouts.read("chexpert", tmp_path / "full", labels="negbio")
 
 

@@ -229,7 +229,7 @@ def test_without_label_files(tmp_path):
     manifest = layouts.read("chexpert_plus", write(tmp_path), labels="findings")
     assert ledger(manifest)["no file of CheXbert labels: labels unknown"] == ("warning", ("findings_fixed.json",))
     assert np.isnan(manifest.labels()).all()
-    with pytest.raises(ValueError, match=r"labels = 'chexbert' does not exist; expected one of \['findings', "):
+    with pytest.raises(ValueError, match=r"option labels is 'chexbert'; expected one of 'impression', "):
         layouts.read("chexpert_plus", tmp_path, labels="chexbert")
 
 

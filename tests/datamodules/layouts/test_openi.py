@@ -111,9 +111,9 @@ def test_reports_without_the_section_can_stay(tmp_path):
     rows = kept.frame.set_index("study_id").loc[["CXR2", "CXR4"]]
     assert rows["report"].tolist() == ["", ""]
     assert rows["report_source"].tolist() == ["none", "none"]
-    with pytest.raises(ValueError, match=r"without_report is 'no'; expected one of \['drop', 'keep'\]"):
+    with pytest.raises(ValueError, match=r"option without_report is 'no'; expected one of 'drop', 'keep'"):
         layouts.read("openi", tmp_path / "openi", without_report="no")
-    with pytest.raises(ValueError, match=r"frontal is 'AP'; expected one of \['PA', 'unknown'\]"):
+    with pytest.raises(ValueError, match=r"option frontal is 'AP'; expected one of 'PA', 'unknown'"):
         layouts.read("openi", tmp_path / "openi", frontal="AP")
 
 

@@ -141,7 +141,7 @@ def test_a_section_drops_the_rows_without_it(tmp_path):
     table(report="").to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(ValueError, match=r"none of the 3 rows is left: 3 × no section 'first'"):
         layouts.read("table", tmp_path, section="first")
-    with pytest.raises(ValueError, match=r"without_report is 'no'; expected 'drop', 'keep' or null"):
+    with pytest.raises(ValueError, match=r"option without_report is 'no'; expected one of 'drop', 'keep' or null"):
         layouts.read("table", tmp_path, without_report="no")
 
 

@@ -13,20 +13,18 @@ from datamodules.phantom import disk
 @pytest.mark.parametrize(
     ("layout", "option", "value", "expected"),
     [
-        ("chexpert_plus", "pictures", "gif", r"\['png', 'jpg'\], on the command line png or jpg"),
-        ("mimic_cxr", "reports", "tar", r"\['folder', 'zip', 'sectioned'\], on the command line folder or zip or"),
-        ("nih", "folders", 3, r"\[1, 12\], on the command line 1 or 12"),
-        ("nih", "folders", "12", r"\[1, 12\]"),
-        ("nih", "jpeg", "yes", r"\[True, False\], on the command line true or false"),
-        ("table", "gz", 1, r"\[True, False\]"),
-        ("chexpert", "small", None, r"\[True, False\]"),
-        ("vindr", "kaggle", ["x"], r"\[True, False\]"),
+        ("chexpert_plus", "pictures", "gif", "one of 'png', 'jpg'"),
+        ("mimic_cxr", "reports", "tar", "one of 'folder', 'zip', 'sectioned'"),
+        ("nih", "folders", 3, "one of 1, 12"),
+        ("nih", "folders", "12", "one of 1, 12"),
+        ("nih", "jpeg", "yes", "true or false"),
+        ("table", "gz", 1, "true or false"),
+        ("chexpert", "small", None, "true or false"),
+        ("vindr", "kaggle", ["x"], "true or false"),
     ],
 )
 def test_a_value_that_does_not_exist_is_refused(tmp_path, layout, option, value, expected):
-    with pytest.raises(
-        ValueError, match=rf"the writer of {layout}: {option} .* does not exist; expected one of {expected}"
-    ):
+    with pytest.raises(ValueError, match=rf"the writer of {layout}: option {option} is .*; expected {expected}$"):
         disk.write(layout, tmp_path / "new", studies=1, **{option: value})
     assert not (tmp_path / "new").exists()
 
@@ -34,7 +32,7 @@ def test_a_value_that_does_not_exist_is_refused(tmp_path, layout, option, value,
 def test_on_the_command_line(tmp_path, capsys):
     given = ["phantom", "--layout", "chexpert_plus", "--studies", "1", "--size", "16", "--out", str(tmp_path / "new")]
     assert main([*given, "--option", "pictures=gif"]) == 1
-    assert "pictures 'gif' does not exist; expected one of ['png', 'jpg']" in capsys.readouterr().err
+    assert "option pictures is 'gif'; expected one of 'png', 'jpg'" in capsys.readouterr().err
     assert main([*given, "--option", "pictures=jpg", "--option", "labels=false"]) == 0
 
 
