@@ -1,7 +1,7 @@
 """The typed table, one row an image, that every layout yields and everything downstream reads; and the batch's type.
 
-A `Manifest` is checked when it is made: a leak of a patient between splits, a repeated image or an unknown view is an
-error that names the row. No torch and no Lightning are imported here.
+A `Manifest` is checked when it is made: a leak of a patient between splits, a study of several patients, a repeated
+image or an unknown view is an error that names the row. No torch and no Lightning are imported here.
 """
 
 import dataclasses
@@ -27,6 +27,8 @@ TEXT_COLUMNS = ("image", "image_id", "study_id", "patient_id", "view", "split", 
 NUMBER_COLUMNS = ("age",)
 DIGESTED = (*TEXT_COLUMNS, "sex", *NUMBER_COLUMNS, *FINDINGS)
 COLUMNS = (*DIGESTED, "source")
+IDS = ("image_id", "study_id", "patient_id")
+CONTROL = r"[\x00-\x1f\x7f\x85\u2028\u2029]"  # what breaks lists of ids, which are a line each
 Level = Literal["note", "warning", "error"]
 
 
@@ -120,6 +122,9 @@ class Manifest:
             "image_id",
             "is given twice; remove the repeated row, image ids must be unique",
         )
+        for column in IDS:
+            mend = "holds a line break, a tab or another control character; mend the id in the source"
+            self._refuse(frame[column].astype(str).str.contains(CONTROL, regex=True), column, mend)
         self._refuse(~frame["view"].isin(VIEWS), "view", f"is not a view; expected one of {list(VIEWS)}")
         self._refuse(~frame["split"].isin(SPLITS), "split", f"is not a split; expected one of {list(SPLITS)}")
         for finding in FINDINGS:
@@ -134,12 +139,24 @@ class Manifest:
                 f"{self.source}: patient {patient} is in several splits {where} ({len(leaking)} patients are); "
                 "give each patient one split, in the split file or by leaving the split column out"
             )
+        # With one patient, who has one split, a study is in one split too.
+        pairs = frame[["study_id", "patient_id"]].drop_duplicates()
+        shared = pairs.loc[pairs["study_id"].duplicated(), "study_id"].unique()
+        if len(shared):
+            patients = pairs.loc[pairs["study_id"] == shared[0], "patient_id"].tolist()
+            raise ValueError(
+                f"{self.source}: study {shared[0]} is of {len(patients)} patients {patients[:3]} "
+                f"({len(shared)} studies are of several); mend the patient, or give each study an id of its own, such "
+                "as <patient>/<study>"
+            )
 
     def _refuse(self, wrong: pd.Series, column: str, what: str) -> None:
         if wrong.any():
             row = self.frame[wrong].iloc[0]
+            image = str(row["image_id"])
+            name = image if image.isprintable() else repr(image)
             raise ValueError(
-                f"{self.source}: image {row['image_id']}: {column} = {row[column]!r} {what} ({int(wrong.sum())} rows)"
+                f"{self.source}: image {name}: {column} = {row[column]!r} {what} ({int(wrong.sum())} rows)"
             )
 
     def __len__(self) -> int:
@@ -246,7 +263,8 @@ def make_manifest(
         frame["study_id"] = frame["image_id"]
     for column in (*TEXT_COLUMNS, "sex"):
         if column in frame.columns:
-            frame[column] = frame[column].fillna("").astype(object).map(str)
+            # Categories and nullable numbers cannot hold "" themselves.
+            frame[column] = frame[column].astype(object).where(frame[column].notna(), "").map(str)
     for column in (*NUMBER_COLUMNS, *FINDINGS):
         frame[column] = frame[column].astype(np.float32)
     frame["source"] = source

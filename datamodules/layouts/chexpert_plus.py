@@ -115,8 +115,16 @@ def read(
     other = table["deid_patient_id"] != paths["patient_id"]
     mend = "mend the row: splits go by deid_patient_id"
     notes.append(Remark("deid_patient_id is not the patient of the path", ids_of(paths, other), "error", mend))
+    # With the patient of the row too: else a wrong one would make a study of two patients.
+    study = table["deid_patient_id"] + "_" + paths["study_id"].str.rsplit("_", n=1).str[1]
     frame = paths.assign(
-        patient_id=table["deid_patient_id"], view=views, sex=sex, age=age, official=table["split"], text=table["report"]
+        patient_id=table["deid_patient_id"],
+        study_id=study,
+        view=views,
+        sex=sex,
+        age=age,
+        official=table["split"],
+        text=table["report"],
     )
     frame["report"], frame["report_source"] = _reports(table, section=section)
     kept, drops = drop_repeats(table, paths)

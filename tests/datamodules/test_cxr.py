@@ -249,8 +249,8 @@ def test_wrong_prompts_are_refused(make, tmp_path, content, message):
 
 def test_text_only_serves_rows_without_images(make, root):
     frame = pd.read_csv(root / "studies.csv", dtype=str, keep_default_na=False).drop(columns="image")
-    frame["study"] = [f"s{n // 2}" for n in range(24)]
-    frame.loc[22:23, "report"] = ""
+    frame["study"] = frame["patient"] = [f"s{n // 2}" for n in range(24)]
+    frame.loc[22:23, "report"] = ["", " "]
     frame.to_csv(root / "studies.csv", index=False)
     options = {"layout_options": {"image_column": None, "study_column": "study"}}
     data = make(text_only=True, **options)

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from datamodules.manifest import Box, Manifest, Remark, common_folder, decode_boxes, encode_boxes, make_manifest
@@ -24,19 +25,40 @@ def test_defaults_and_labels():
     assert np.isnan(np.delete(labels, 5, axis=1)).all()
 
 
+def test_missing_values_of_every_type_are_empty():
+    frame = pd.DataFrame(rows()).assign(
+        study_id=pd.array([7, None], dtype="Int64"),
+        sex=pd.Categorical(["F", None]),
+        report=[None, "x"],
+        Edema=pd.array([1, None], dtype="Int8"),
+        age=pd.array([None, 40], dtype="Int64"),
+    )
+    found = make_manifest(frame, source="x").frame
+    assert found["study_id"].tolist() == ["7", ""]
+    assert found["sex"].tolist() == ["F", ""]
+    assert found["report"].tolist() == ["", "x"]
+    np.testing.assert_array_equal(found["Edema"], np.float32([1, np.nan]))
+    np.testing.assert_array_equal(found["age"], np.float32([np.nan, 40]))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"patient_id": "p"}, r"x: patient p is in several splits \['test', 'train'\]"),
         ({"image_id": "a"}, "image_id = 'a' is given twice"),
+        ({"study_id": "a"}, r"x: study a is of 2 patients \['p', 'q'\] \(1 studies are of several\); mend the patient"),
+        ({"image_id": "b\nc"}, r"x: image 'b\\nc': image_id = 'b\\nc' holds a line break, a tab .*; mend the id"),
+        ({"study_id": "b\tc"}, r"image b: study_id = 'b\\tc' holds a line break, a tab"),
+        ({"patient_id": "q\u2028"}, r"image b: patient_id = 'q\\u2028' holds a line break"),
         ({"view": "oblique"}, "image b: view = 'oblique' is not a view"),
         ({"split": "dev"}, "image b: split = 'dev' is not a split"),
         ({"Edema": 2}, r"image b: Edema = .*2\.0.* is not a label"),
     ],
 )
 def test_wrong_rows_are_named(changes, message):
+    first, second = rows(**changes)
     with pytest.raises(ValueError, match=message):
-        make_manifest(rows(**changes), source="x")
+        make_manifest([{"study_id": "a"} | first, {"study_id": "b"} | second], source="x")
 
 
 def test_save_and_load_keep_rows_digest_and_drops(tmp_path):

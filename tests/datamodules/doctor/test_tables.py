@@ -69,10 +69,11 @@ def test_errors_come_first():
 
 def test_counts():
     boxes = ["", encode_boxes([Box("Edema", 0, 0, 1, 1)]), encode_boxes([Box("Edema", 0, 0, 1, 1)] * 3)] + [""] * 37
-    studies = ["s1", "s1", *[f"s{n}" for n in range(2, 40)]]
-    found = count(manifest(boxes=boxes, study_id=studies, image=["", *["x.png"] * 39]))
+    numbers = [0, 1, 2, 2, *range(4, 40)]
+    ids = {"study_id": [f"s{n}" for n in numbers], "patient_id": [f"p{n}" for n in numbers]}
+    found = count(manifest(boxes=boxes, image=["", *["x.png"] * 39], **ids))
     assert found == {
-        "images": 39, "studies": 39, "patients": 40, "reports": 39, "train": 38, "validate": 1, "test": 1, "boxes": 4,
+        "images": 39, "studies": 39, "patients": 39, "reports": 39, "train": 38, "validate": 1, "test": 1, "boxes": 4,
     }  # fmt: skip
 
 
