@@ -2,10 +2,11 @@
 
 Collections overlap: CheXpert Plus holds CheXpert's pictures, and one data set may be given twice under two roots. A
 picture or a patient that is in several sets is in the ledger, as an error where the splits differ. Pictures are found
-by their path as it is written, and, with their patients, by their id in sets of one layout or of `FAMILIES`: those ids
-are the publishers' own. The ids of tables, phantoms and joined sets are not compared: two tables of images/1.png, 2.png
-and so on have nothing in common, and equal texts ("No acute process.") prove nothing either.
-An overlap of other collections (NIH ChestX-ray14 and its annotated parts as a table) cannot be seen: do not join them.
+by their path, however it is written and through links, and, with their patients, by their id in sets of one layout or
+of `FAMILIES`: those ids are the publishers' own. The ids of tables, phantoms and joined sets are not compared: two
+tables of images/1.png, 2.png and so on have nothing in common, and equal texts ("No acute process.") prove nothing
+either. An overlap of other collections (NIH ChestX-ray14 and its annotated parts as a table) cannot be seen: do not
+join them.
 """
 
 import importlib
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from datamodules import layouts
+from datamodules.layouts.same_files import file_keys
 from datamodules.layouts.source import as_path, ids_of, open_root
 from datamodules.manifest import COLUMNS, Manifest, Remark
 
@@ -126,7 +128,7 @@ def _family(name: str, layout: str) -> str:
 def _shared(frame: pd.DataFrame, *, family: pd.Series) -> list[Remark]:
     """Pictures and patients that are in several sets; ids are compared between rows of one family."""
     image, patient = (family + "/" + frame[column].str.split("/", n=1).str[1] for column in ("image_id", "patient_id"))
-    path = frame["image"].where(frame["image"] != "", frame["image_id"])
+    path = file_keys(frame["image"]).where(frame["image"] != "", frame["image_id"])
     leaking, repeated = _in_several_sets(frame, path, image)
     apart, together = _in_several_sets(frame, patient)
     seen = leaking | repeated
