@@ -28,7 +28,7 @@ from datamodules.reports.sections import Section, Sections, choose, clean, split
 ARCHIVE = "mimic-cxr-reports.zip"
 TABLES = with_gz("mimic_cxr_sectioned.csv")
 COLUMNS = ("study", "impression", "findings", "last_paragraph")
-EXPECTED = f"reports as files/p10/p10000032/s50414267.txt, as {ARCHIVE} or as {TABLES[1]}"
+EXPECTED = f"reports as files/p10/p10000032/s50414267.txt, as {ARCHIVE} or as {TABLES[0]}"
 MANY = 5000  # reports; from here on a progress bar is shown
 REPORT = re.compile(r"(?:^|/)(p1\d/p1\d{7}/s\d{8})\.txt$")
 

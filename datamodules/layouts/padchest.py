@@ -56,7 +56,7 @@ COLUMNS = (
     "MethodLabel",
     "Labels",
 )
-EXPECTED = f"{TABLES[1]}[.gz] and the pictures as <ImageDir>/<ImageID>"
+EXPECTED = f"{TABLES[0]}[.gz] and the pictures as <ImageDir>/<ImageID>"
 # The table has 67,625 patient numbers, two of which share a study.
 PUBLISHED = {"images": 160_861, "studies": 109_931, "patients": 67_624}
 BY_PHYSICIANS = "Physician"

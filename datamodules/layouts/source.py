@@ -90,8 +90,11 @@ def require_file(root: Path, names: Sequence[str], *, layout: str, expected: str
 
 
 def with_gz(*names: str) -> list[str]:
-    """Each name as it is published, gzipped, and as users unpack it: name.gz and name."""
-    return [variant for name in names for variant in (f"{name}.gz", name)]
+    """Each name as users unpack it, and as it is published, gzipped: name and name.gz.
+
+    Where both are there the unpacked one is read: it is the one that somebody may have mended.
+    """
+    return [variant for name in names for variant in (name, f"{name}.gz")]
 
 
 def read_csv(path: Path, *, columns: Sequence[str] = (), sep: str = ",", first: int | None = None) -> pd.DataFrame:
@@ -119,6 +122,10 @@ def read_csv(path: Path, *, columns: Sequence[str] = (), sep: str = ",", first: 
         raise ValueError(f"{path}: is empty; {again}") from error
     except (ValueError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read as a table ({str(error).strip()}); {again}") from error
+    # Of a first row that is too long pandas takes the first field as the row's name, and shifts all others.
+    if not isinstance(table.index, pd.RangeIndex):
+        what = f"row 2 has more fields than the header: a text with {sep!r} in it needs quotes"
+        raise ValueError(f"{path}: cannot be read as a table ({what}); {again}")
     # pandas fills a row that ends early with empty fields, so only where the last field is empty rows are counted anew.
     if len(table) and (table.iloc[:, -1] == "").any():
         cut = _cut_rows(path, sep=sep, fields=table.shape[1])

@@ -274,7 +274,7 @@ def test_unreadable_labels_are_named(tmp_path, line, message):
 
 def test_missing_files_columns_and_sections(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"has no df_chexpert_plus_240401.csv.gz or df_chexpert_plus_240401.csv"
+        FileNotFoundError, match=r"has no df_chexpert_plus_240401.csv or df_chexpert_plus_240401.csv.gz"
     ):
         layouts.read("chexpert_plus", tmp_path)
     root = write(tmp_path / "a", [entry | {"section_findings": ""} for entry in ROWS])

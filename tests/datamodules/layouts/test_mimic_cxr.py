@@ -104,7 +104,7 @@ def test_recognise(mimic: tuple[Path, Manifest], tmp_path: Path) -> None:
 def test_one_of_the_files_is_enough_to_name_the_missing_ones(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
     assert recognise(tmp_path)
-    missing = r"has no mimic-cxr-2\.0\.0-metadata\.csv\.gz or mimic-cxr-2\.0\.0-metadata\.csv; .*fetch"
+    missing = r"has no mimic-cxr-2\.0\.0-metadata\.csv or mimic-cxr-2\.0\.0-metadata\.csv\.gz; .*fetch"
     with pytest.raises(FileNotFoundError, match=missing):
         read(tmp_path)
 
@@ -251,14 +251,14 @@ def test_missing_columns_tables_and_options(mimic_copy: Path, tmp_path: Path) ->
         read(mimic_copy)
     save(mimic_copy, "metadata", metadata)
     (mimic_copy / "mimic-cxr-2.0.0-chexpert.csv").unlink()
-    with pytest.raises(FileNotFoundError, match=r"has no mimic-cxr-2\.0\.0-chexpert\.csv\.gz or .*fetch the missing"):
+    with pytest.raises(FileNotFoundError, match=r"has no mimic-cxr-2\.0\.0-chexpert\.csv or .*fetch the missing"):
         read(mimic_copy)
     assert_same(read(mimic_copy, labels="negbio"), manifest_of(plans(), mimic_copy, labels="negbio"))
     with pytest.raises(ValueError, match="labels 'chexbert' does not exist"):
         read(mimic_copy, labels="chexbert")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="without_report 'skip' does not exist"):
         read(mimic_copy, without_report="skip")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="reports 'tar' does not exist"):
+    with pytest.raises(ValueError, match="option reports is 'tar'; expected one of 'folder', 'zip'"):
         disk.write("mimic_cxr", tmp_path / "new", studies=1, reports="tar")
 
 

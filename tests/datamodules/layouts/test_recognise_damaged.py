@@ -76,7 +76,7 @@ def test_the_table_of_vindr(tmp_path: Path) -> None:
 def test_nih_without_its_table(tmp_path: Path, left: str) -> None:
     (tmp_path / left).write_text("")
     assert recognise(tmp_path) == ["nih"]
-    with pytest.raises(FileNotFoundError, match=r"has no Data_Entry_2017_v2020.csv.gz or .*; fetch the missing file"):
+    with pytest.raises(FileNotFoundError, match=r"has no Data_Entry_2017_v2020.csv or .*; fetch the missing file"):
         layouts.read("nih", tmp_path)
 
 
