@@ -92,7 +92,8 @@ def read(
 
     Raises:
         FileNotFoundError: naming the file or folder that is missing.
-        ValueError: for missing columns, an unknown label or view, an image or a patient in both split lists.
+        ValueError: for missing columns, an unknown label or view, an image or a patient in both split lists, or lists
+            that are exchanged.
     """
     if not 0 <= validate < 1:
         raise ValueError(f"validate = {validate} is not a share of the patients; expected 0 <= validate < 1")
@@ -202,6 +203,11 @@ def _splits(
         lines = read_text(folder / name).splitlines()
         lists[name] = {line.strip().rsplit(".", 1)[0] for line in lines if line.strip()}
     train, test = (lists[name] for name in LISTS)
+    if (len(train), len(test)) == PUBLISHED_LINES[::-1]:
+        raise ValueError(
+            f"{folder}: {LISTS[0]} names {len(train):,} pictures and {LISTS[1]} {len(test):,}, expected "
+            f"{PUBLISHED_LINES[0]:,} and {PUBLISHED_LINES[1]:,}: the lists are exchanged; give each the other's name"
+        )
     both = sorted(train & test)
     if both:
         raise ValueError(
@@ -240,9 +246,9 @@ def _ages(texts: pd.Series | None, *, ids: pd.Series) -> tuple[np.ndarray, list[
 
 
 def _editions(folder: Path, entry: Path) -> list[Remark]:
-    others = [find_file(folder, with_gz(name)) for name in ENTRY_FILES]
+    others = [find_file(folder, [name]) for name in with_gz(*ENTRY_FILES)]
     unread = tuple(other.name for other in others if other is not None and other != entry)
-    return [Remark("another edition of the table, not read", unread, "note")]
+    return [Remark("another edition of the table, or a gzipped copy: not read", unread, "note")]
 
 
 def _oddities(table: pd.DataFrame, frame: pd.DataFrame) -> list[Remark]:

@@ -237,7 +237,7 @@ def test_odd_rows_and_files_are_in_the_ledger(tmp_path):
         "row given twice with other values: the first is kept": ("error", ("4_0",)),
         "age over 110 years: cleared": ("note", ("3_0",)),
         "age that is no number of years, months or days: left empty": ("warning", ("5_0",)),
-        "another edition of the table, not read": ("note", ("Data_Entry_2017.csv",)),
+        "another edition of the table, or a gzipped copy: not read": ("note", ("Data_Entry_2017.csv",)),
         "view is not given": ("warning", ("5_0",)),
         "patient of two sexes": ("warning", ("6_0", "6_1")),
         "Patient ID is not the number in the picture's name": ("error", ("00000008_001",)),
@@ -288,6 +288,25 @@ def test_the_wrong_row_is_named(tmp_path, entry, message):
         layouts.read("nih", folder)
 
 
+def test_lists_that_are_exchanged(tmp_path):
+    folder = write(tmp_path / "nih")
+    for name, first, count in (("train_val_list.txt", 0, 25_596), ("test_list.txt", 25_596, 86_524)):
+        (folder / name).write_text("".join(f"{n}_0.png\n" for n in range(first, first + count)))
+    message = (
+        r"train_val_list.txt names 25,596 pictures and test_list.txt 86,524, expected 86,524 and 25,596: the lists"
+    )
+    with pytest.raises(ValueError, match=message):
+        layouts.read("nih", folder)
+
+
+def test_of_a_table_and_its_gzipped_copy_the_plain_one_is_read(tmp_path):
+    folder = write(tmp_path / "nih")
+    plain = next(folder.glob("Data_Entry_2017*.csv"))
+    plain.with_name(f"{plain.name}.gz").write_bytes(gzip.compress(b"an older copy"))
+    notes = layouts.read("nih", folder).notes
+    assert (f"{plain.name}.gz",) in [n.ids for n in notes if n.reason.endswith("copy: not read")]
+
+
 def test_missing_files_and_columns(tmp_path):
     folder = write(tmp_path / "nih")
     (folder / "test_list.txt").write_text("1_0.png\n")
@@ -296,7 +315,7 @@ def test_missing_files_and_columns(tmp_path):
     (folder / "test_list.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"test_list.txt is missing; expected Data_Entry.*splits=hashed"):
         layouts.read("nih", folder)
-    with pytest.raises(ValueError, match="splits = 'random' does not exist"):
+    with pytest.raises(ValueError, match="option splits is 'random'; expected one of 'lists', 'hashed'"):
         layouts.read("nih", folder, splits="random")
     with pytest.raises(ValueError, match=r"validate = 1.0 is not a share"):
         layouts.read("nih", folder, validate=1.0)
@@ -310,7 +329,7 @@ def test_missing_files_and_columns(tmp_path):
         match=r"Data_Entry_2017.csv: columns 'Patient ID', 'View Position' are missing; it has \['Image Index'",
     ):
         layouts.read("nih", folder)
-    with pytest.raises(FileNotFoundError, match=r"has no Data_Entry_2017_v2020.csv.gz or .* or Data_Entry_2017.csv;"):
+    with pytest.raises(FileNotFoundError, match=r"has no Data_Entry_2017_v2020.csv or .* or Data_Entry_2017.csv.gz;"):
         layouts.read("nih", tmp_path)
 
 
