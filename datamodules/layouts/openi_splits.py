@@ -6,7 +6,7 @@ from typing import Any
 from datamodules.layouts.openi_report import Report, picture_key
 from datamodules.layouts.openi_views import IMAGE_COLUMNS
 from datamodules.layouts.source import as_path, read_csv, require_columns
-from datamodules.layouts.table import SPLIT_NAMES
+from datamodules.layouts.table_cells import SPLIT_NAMES
 from datamodules.manifest import Remark
 from datamodules.reports.labels import SPLITS
 

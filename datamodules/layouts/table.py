@@ -8,29 +8,21 @@ import numpy as np
 import pandas as pd
 
 from datamodules.images import DICOM
+from datamodules.layouts.same_files import file_keys
 from datamodules.layouts.source import IMAGE_SUFFIXES, hashed_split, open_root, read_csv, require_columns
+from datamodules.layouts.table_cells import ages, labels, refuse_empty, splits, texts
 from datamodules.layouts.table_pictures import find_pictures
+from datamodules.layouts.table_quotes import refuse_swallowed_rows
+from datamodules.layouts.table_studies import study_ids
 from datamodules.layouts.views import normalise_views
 from datamodules.manifest import Manifest, Remark, make_manifest
-from datamodules.reports.labels import FINDINGS, SPLITS
+from datamodules.reports.labels import FINDINGS
 from datamodules.reports.sections import Section, choose, split_sections
 
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "validate": "validate",
-    "validation": "validate",
-    "valid": "validate",
-    "val": "validate",
-    "dev": "validate",
-    "test": "test",
-    "testing": "test",
-}
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 EXPECTED = "a table (*.csv, *.csv.gz or *.parquet), or be it, with image paths relative to the table"
 SUFFIXES_OF_PICTURES = (*IMAGE_SUFFIXES, *DICOM, ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2")
 _FOLDERS = re.compile(r"[/\\]+")
-OLDEST = 110.0
 # What may be positive in a study without a finding.
 NO_FINDING, DEVICES = "No Finding", "Support Devices"
 
@@ -59,8 +51,9 @@ def read(
         file: the table's name where the folder holds several.
         image_column: column of image paths; None for a table of texts.
         text_column: column of reports; None when there are none.
-        patient_column: column of patients, by which splits are made; None says that each row is a patient of its own.
-        study_column: column of studies; by default each image is a study.
+        patient_column: column of patients, by which splits are made; None says that each study is a patient of its own.
+        study_column: column of studies; by default, and in rows where it is empty, each image is a study. Where each
+            patient's are counted from 0 or 1 on, the ids are "<patient>/<study>".
         view_column: column of views; by default "view" where there is one, else all are unknown.
         split_column: column of train/validate/test; by default "split" where there is one that is not empty, else a
             seeded hash of the patient, 80/10/10.
@@ -77,8 +70,8 @@ def read(
 
     Raises:
         FileNotFoundError: when the root, the table or every picture is missing.
-        ValueError: naming file and row or column, for missing columns, unknown views, splits, labels, or a patient in
-            two splits.
+        ValueError: naming file and row or column, for missing columns, unknown views, splits, labels, a patient in two
+            splits, a study of two patients, or rows that were lost to an open quote.
     """
     if without_report not in ("drop", "keep", None):
         raise ValueError(f"layout_options.without_report is {without_report!r}; expected 'drop', 'keep' or null")
@@ -86,8 +79,8 @@ def read(
     table = _read_parquet(path) if path.name.endswith(".parquet") else read_csv(path)
     if table.empty:
         raise ValueError(f"{path}: the table has no rows")
-    labels = {f: f for f in FINDINGS if f in table.columns} if label_columns is None else label_columns
-    unknown = sorted(set(labels) - set(FINDINGS))
+    named = {f: f for f in FINDINGS if f in table.columns} if label_columns is None else label_columns
+    unknown = sorted(set(named) - set(FINDINGS))
     if unknown:
         raise ValueError(f"layout_options.label_columns: {unknown[0]!r} is not a finding; expected {list(FINDINGS)}")
     wanted = {
@@ -97,46 +90,60 @@ def read(
         "study_column": study_column,
         "view_column": view_column,
         "split_column": split_column,
-        **{f"label_columns.{finding}": column for finding, column in labels.items()},
+        **{f"label_columns.{finding}": column for finding, column in named.items()},
     }
     require_columns(
         table,
         file=path,
         options={column: f"set layout_options.{option}{_hint(option)}" for option, column in wanted.items() if column},
     )
+    if image_column and not path.name.endswith(".parquet"):
+        refuse_swallowed_rows(table, image_column=image_column, suffixes=SUFFIXES_OF_PICTURES, path=path)
     view_column = view_column or ("view" if "view" in table else None)
     split_column = split_column or ("split" if "split" in table else None)
-    optional = [text_column, view_column, split_column, *labels.values(), *(c for c in ("age", "sex") if c in table)]
-    empty = {column for column in optional if column and (_texts(table[column]) == "").all()}
+    optional = [text_column, view_column, split_column, *named.values(), *(c for c in ("age", "sex") if c in table)]
+    empty = {column for column in optional if column and (texts(table[column], path) == "").all()}
 
     frame = pd.DataFrame(index=table.index)
     frame["image"] = ""
     if image_column:
-        names = _texts(table[image_column])
-        _refuse_empty(names, path, f"no image path in column {image_column!r}", "name one or remove the row")
+        names = texts(table[image_column], path)
+        refuse_empty(names, path, f"no image path in column {image_column!r}", "name one or remove the row")
         frame["image_id"] = image_ids(names)
     else:
         frame["image_id"] = [f"{path.stem}-{row}" for row in range(2, len(table) + 2)]
-    frame["patient_id"] = _texts(table[patient_column]) if patient_column else frame["image_id"]
+    frame["patient_id"] = texts(table[patient_column], path) if patient_column else frame["image_id"]
     mend = "name one, or set layout_options.patient_column to null if each row is a patient of its own"
-    _refuse_empty(frame["patient_id"], path, f"no patient in column {patient_column!r}", mend)
-    frame["study_id"] = _texts(table[study_column]) if study_column else frame["image_id"]
+    refuse_empty(frame["patient_id"], path, f"no patient in column {patient_column!r}", mend)
+    notes: list[Remark] = []
+    frame["study_id"] = frame["image_id"]
+    if study_column:
+        studies = texts(table[study_column], path)
+        if patient_column is None:
+            # Else a study's pictures would lie in several splits.
+            frame["patient_id"] = studies.where(studies != "", frame["image_id"])
+        frame["study_id"], more = study_ids(studies, rows=frame, path=path)
+        notes += more
     frame["view"] = (
-        normalise_views(table[view_column], file=path, option="mend the row or set layout_options.view_column")
+        normalise_views(
+            texts(table[view_column], path), file=path, option="mend the row or set layout_options.view_column"
+        )
         if view_column
         else "unknown"
     )
     frame["split"] = (
-        _splits(_texts(table[split_column]), path)
+        splits(texts(table[split_column], path), path)
         if split_column and split_column not in empty
         else hashed_split(frame["patient_id"], seed=seed)
     )
-    for finding, column in labels.items():
-        frame[finding] = _numbers(table[column], path)
-    notes = [_ages(frame, _texts(table["age"]))] if "age" in table else []
+    for finding, column in named.items():
+        frame[finding] = labels(table[column], path)
+    if "age" in table:
+        frame["age"], note = ages(texts(table["age"], path), frame["image_id"])
+        notes.append(note)
     if "sex" in table:
-        frame["sex"] = table["sex"]
-    frame["report"] = _texts(table[text_column]) if text_column else ""
+        frame["sex"] = texts(table["sex"], path)
+    frame["report"] = texts(table[text_column], path) if text_column else ""
     frame["report_source"] = np.where(frame["report"] == "", "none", f"column {text_column}")
     if text_column and section is not None:
         chosen = [choose(split_sections(text), section) for text in frame["report"]]
@@ -172,6 +179,9 @@ def read(
     if not kept.any():
         counts = "; ".join(f"{drop.count} × {drop.reason}" for drop in drops if drop.ids)
         raise ValueError(f"{path}: none of the {len(frame)} rows is left: {counts}")
+    if image_column:
+        written = frame["image"] if images else names.where(names.str.contains("^/|://"), f"{path.parent}/" + names)
+        notes += _twice(frame[kept], file_keys(written[kept]))
     frame = frame[kept]
     notes += _odd(frame, empty)
     try:
@@ -234,45 +244,16 @@ def _hint(option: str) -> str:
     return " (null if there is none)" if option in ("image_column", "text_column") else ""
 
 
-def _texts(column: pd.Series) -> pd.Series:
-    return column.fillna("").astype(str).str.strip()
-
-
-def _refuse_empty(texts: pd.Series, path: Path, what: str, mend: str) -> None:
-    empty = np.flatnonzero((texts == "").to_numpy())
-    if len(empty):
-        raise ValueError(f"{path}: row {empty[0] + 2}: {what} ({len(empty)} rows); {mend}")
-
-
-def _splits(names: pd.Series, path: Path) -> pd.Series:
-    splits = names.str.lower().map(SPLIT_NAMES)
-    wrong = np.flatnonzero(splits.isna().to_numpy())
-    if len(wrong):
-        raise ValueError(
-            f"{path}: row {wrong[0] + 2}: split {names.iloc[wrong[0]]!r} is not known ({len(wrong)} rows); "
-            f"expected one of {list(SPLITS)}"
-        )
-    return splits
-
-
-def _numbers(column: pd.Series, path: Path) -> pd.Series:
-    numbers = pd.to_numeric(column.replace("", np.nan), errors="coerce")
-    wrong = np.flatnonzero((~numbers.isin([1, 0, -1]) & ~(column.isna() | (column == ""))).to_numpy())
-    if len(wrong):
-        raise ValueError(
-            f"{path}: row {wrong[0] + 2}: label {column.name} = {column.iloc[wrong[0]]!r} ({len(wrong)} rows); "
-            "expected 1, 0, -1 (uncertain) or empty"
-        )
-    return numbers
-
-
-def _ages(frame: pd.DataFrame, texts: pd.Series) -> Remark:
-    """Set the column `age`; says which ages were cleared."""
-    ages = pd.to_numeric(texts, errors="coerce")
-    frame["age"] = ages.where(ages.between(0, OLDEST))
-    wrong = (texts != "") & frame["age"].isna()
-    reason = f"age is no number from 0 to {OLDEST:.0f}: cleared"
-    return Remark(reason, tuple(frame.loc[wrong, "image_id"]), "note", "mend the age in the table")
+def _twice(frame: pd.DataFrame, keys: pd.Series) -> list[Remark]:
+    """Rows that name one file in several spellings: rows of one spelling have one image id, which is refused."""
+    several = keys.duplicated(keep=False)
+    apart = several & (frame["split"].groupby(keys).transform("nunique") > 1)
+    what, mend = "several rows name the same picture", "leave one of the rows"
+    ids = frame["image_id"]
+    return [
+        Remark(f"{what}, in several splits: a leak", tuple(ids[apart]), "error", mend),
+        Remark(what, tuple(ids[several & ~apart]), "warning", mend),
+    ]
 
 
 def _odd(frame: pd.DataFrame, empty: set[str]) -> list[Remark]:
