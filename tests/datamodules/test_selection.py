@@ -14,7 +14,7 @@ def source():
         {"image": "d.png", "study_id": "s3", "view": "AP", "report": ""},
         {"image": "e.png", "study_id": "s4", "view": "AP", "report": "effusion"},
     ]
-    rows = [row | {"image_id": f"i{n}", "patient_id": f"p{n}", "split": "train"} for n, row in enumerate(rows)]
+    rows = [row | {"image_id": f"i{n}", "patient_id": row["study_id"], "split": "train"} for n, row in enumerate(rows)]
     return make_manifest(rows, source="x", drops=[Remark("lost before", ("z",))])
 
 
