@@ -105,8 +105,12 @@ def _read(given: argparse.Namespace) -> Manifest:
     layout = _layout(given)
     if layout == "phantom" and "studies" not in named:
         raise ValueError("name a data set with --root <folder or URL>, or how many phantoms with --studies")
+    options = parse_options(given.option)
+    twice = sorted(set(options) & set(named))
+    if twice:
+        raise ValueError(f"--{twice[0]} and --option {twice[0]}=... are both given; give one of them")
     try:
-        return layouts.read(layout, given.root, **parse_options(given.option), **named)
+        return layouts.read(layout, given.root, **options, **named)
     except DAMAGE as error:
         if isinstance(error, ValueError | OSError):
             raise  # the reader's own words

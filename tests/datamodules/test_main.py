@@ -178,6 +178,9 @@ def test_messages_speak_of_the_command_line(root, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "--option image_column=" in said
     assert "layout_options" not in said
+    command = ["prepare", "--studies", "4", "--seed", "3", "--option", "seed=4", "--out", str(tmp_path / "o")]
+    assert main(command) == 1
+    assert "--seed and --option seed=... are both given" in capsys.readouterr().err
     assert main(["prepare", "--root", str(tmp_path / "none"), "--out", str(tmp_path / "o")]) == 1
     assert "none does not exist; name the folder, file or URL" in capsys.readouterr().err
 
