@@ -1,6 +1,7 @@
 """CXRDataModule: a manifest, its resized images, its cached codes and clues, served as batches to every stage."""
 
 import functools
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -231,7 +232,9 @@ class CXRDataModule(LightningDataModule):
             check_views(self.manifest.frame["view"].iloc[rows])
         dataset = self._dataset(rows)
         weights = long_tail_weights(dataset.labels(), power=self.balance) if self.balance else None
-        identity = f"{dataset.identity()[:12]}, balance {self.balance:g}"
+        # What is drawn depends on the labels, and so on the policy.
+        drawn = "" if weights is None else f" of labels {hashlib.sha256(dataset.labels().tobytes()).hexdigest()[:8]}"
+        identity = f"{dataset.identity()[:12]}, balance {self.balance:g}{drawn}"
         sampler = TrainSampler(dataset, **self._place(), seed=self.seed, weights=weights, identity=identity)
         self._loader = self._load(dataset, sampler)
         self._loader.load_state_dict(self._resume)

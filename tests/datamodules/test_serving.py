@@ -181,6 +181,15 @@ def test_an_epoch_of_other_rows_or_weights_is_not_resumed(make):
     assert sum(len(batch["image_id"]) for batch in same.train_dataloader()) == 12
 
 
+def test_draws_of_other_labels_are_not_resumed(make):
+    loader = make(balance=0.5, policy="zeros").train_dataloader()
+    next(iter(loader))
+    data = make(balance=0.5, policy="ones")
+    data.load_state_dict(loader.state_dict())
+    with pytest.raises(ValueError, match=r"balance 0.5 of labels [0-9a-f]{8}.* go on with the same data"):
+        data.train_dataloader()
+
+
 FRONTAL = {"view_column": "position"}
 
 
