@@ -7,7 +7,6 @@ import io
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ import numpy as np
 
 from datamodules.files import replacing
 from datamodules.images import PHANTOM, decode, fit, open_image, read_image
+from datamodules.processes import can_spawn, granted_cores
 from datamodules.progress import bar
 from datamodules.shards import pixel_digest
 from datamodules.stamps import Stamp
@@ -63,13 +63,10 @@ def npy_header(rows: int, size: int) -> tuple[bytes, int]:
 def fill_shards(jobs: list[Job], *, total: int, workers: int | None) -> None:
     """Fill all shards, in this process where there is little to do."""
     rows = sum(len(job.ids) for job in jobs)
-    # What Slurm or a container granted, not what the node has.
-    workers = min(workers or len(os.sched_getaffinity(0)), len(jobs))
-    # A spawned worker imports the main module again, which a script read from standard input does not allow.
-    main = getattr(sys.modules["__main__"], "__file__", None)
+    workers = min(workers or granted_cores(), len(jobs))
     hidden = rows <= IN_PROCESS
     with bar(desc="images", unit="image", total=total, initial=total - rows, disable=hidden) as progress:
-        if rows <= IN_PROCESS or workers < 2 or (main is not None and not Path(main).is_file()):
+        if rows <= IN_PROCESS or workers < 2 or not can_spawn():
             for job in jobs:
                 _fill(job, lambda: progress.update(1))
             return

@@ -6,7 +6,6 @@ threads a quarter of a second, and processes more than one, most of it to start;
 """
 
 import dataclasses
-import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -16,6 +15,7 @@ import numpy as np
 
 from datamodules.doctor.headers import Known, Look, look_at_each
 from datamodules.doctor.state import Writer, load
+from datamodules.processes import granted_cores
 from datamodules.progress import bar
 
 BATCH = 64
@@ -66,11 +66,6 @@ class Pass:
         self.issues.pop(number, None)
         if look.issues:
             self.issues[number] = look.issues
-
-
-def granted_cores() -> int:
-    """The cores that this process may use, which a scheduler may have made fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def look_at(

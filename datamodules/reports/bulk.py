@@ -5,16 +5,14 @@ another costs as much as to read them: `extract_all` stays in this process unles
 little comes back: see `map_mentions`.
 """
 
-import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context
-from pathlib import Path
 from typing import TypeVar
 
+from datamodules.processes import can_spawn, granted_cores
 from datamodules.progress import bar
 from datamodules.reports.mentions import Mention, extract
 
@@ -46,10 +44,9 @@ def map_mentions(
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}; expected at least 1, or None for all granted cores")
-    # What Slurm or a container granted, not what the node has.
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or granted_cores()
     with bar(desc="mentions", unit="report", total=len(reports), disable=len(reports) <= QUICK) as progress:
-        few = len(reports) <= IN_PROCESS or workers == 1 or not _can_spawn()
+        few = len(reports) <= IN_PROCESS or workers == 1 or not can_spawn()
         read = partial(_read_batch, each)
         for batch in map(read, _batches(reports)) if few else _spawned(read, reports, workers):
             yield from batch
@@ -67,12 +64,6 @@ def _batches(reports: Sequence[str]) -> Iterator[list[str]]:
 
 def _read_batch(each: Callable[[str, list[Mention]], T], reports: list[str]) -> list[T]:
     return [each(report, extract(report)) for report in reports]
-
-
-def _can_spawn() -> bool:
-    """A spawned process imports the main module again, which a script read from standard input does not allow."""
-    main = getattr(sys.modules["__main__"], "__file__", None)
-    return main is None or Path(main).is_file()
 
 
 def _spawned(read: Callable[[list[str]], list[T]], reports: Sequence[str], workers: int) -> Iterator[list[T]]:
