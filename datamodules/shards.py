@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -153,7 +153,7 @@ class ShardStore:
             place = f"{self.folder}/{shard['file']}"
             try:
                 with fsspec.open(place, "rb") as file:
-                    digest = stream_digest(file)
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
             except FileNotFoundError:
                 wrong.append(f"{place} is missing")
                 continue
@@ -226,15 +226,7 @@ class ShardStore:
 def file_digest(path: Path) -> str:
     """Sha256 of a file."""
     with path.open("rb") as file:
-        return stream_digest(file)
-
-
-def stream_digest(file: BinaryIO) -> str:
-    """Sha256 of what is left to read of an open file."""
-    digest = hashlib.sha256()
-    while block := file.read(READ):
-        digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def pixel_digest(pixels: bytes) -> bytes:
