@@ -1,12 +1,12 @@
 """A picture of the vocabulary: which anatomy the reports name for which pathology."""
 
-import os
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from datamodules.files import replacing
 from datamodules.reports.counting import ANY
 from datamodules.reports.keywords import SIDES
 from datamodules.reports.vocabulary import Vocabulary
@@ -83,9 +83,8 @@ def draw_cooccurrence(vocabulary: Vocabulary, *, words: int = 24) -> Image.Image
 def save_cooccurrence(vocabulary: Vocabulary, path: Path) -> None:
     """Write the heat map as a PNG under a temporary name, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    draw_cooccurrence(vocabulary).save(temporary, format="PNG")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        draw_cooccurrence(vocabulary).save(temporary, format="PNG")
 
 
 def _upright(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> Image.Image:

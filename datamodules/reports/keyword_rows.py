@@ -14,11 +14,11 @@ counterfactuals, where `study_id` names the study that was changed; `before` is 
 """
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from datamodules.files import replacing
 from datamodules.reports.consistency import check_consistent
 from datamodules.reports.counterfactuals import Counterfactual
 from datamodules.reports.keywords import Keywords, parse
@@ -91,13 +91,11 @@ def row(
 def write_rows(rows: Iterable[dict[str, Any]], path: Path) -> int:
     """Write the lines under a temporary name, then rename; returns how many."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
     count = 0
-    with temporary.open("w", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for one in rows:
             file.write(json.dumps(one, ensure_ascii=False) + "\n")
             count += 1
-    os.replace(temporary, path)
     return count
 
 
