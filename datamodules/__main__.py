@@ -17,10 +17,8 @@ from datamodules.manifest import Manifest
 from datamodules.phantom import disk
 from datamodules.prepare import PLAN, prepare
 from datamodules.prepared import MANIFEST
-from datamodules.reports.labels import VIEWS
+from datamodules.reports.labels import FRONTAL_VIEWS, VIEWS
 from datamodules.selection import select
-
-FRONTAL = ("PA", "AP")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -148,7 +146,7 @@ def _prepare(given: argparse.Namespace) -> int:
         if note.level == "error":
             print(f"ERROR: {note.count} × {note.reason}, e.g. {', '.join(note.ids[:3])}; {on_command_line(note.mend)}")
     # The config serves frontal views, which a data set of unknown views does not have.
-    views = "" if kept.frame["view"].isin(FRONTAL).any() else " --data.init_args.views=null"
+    views = "" if kept.frame["view"].isin(FRONTAL_VIEWS).any() else " --data.init_args.views=null"
     out = shlex.quote(str(given.out))
     print(
         f"next: CXR_SHARDS={out} python main.py fit -c configs/base.yaml -c configs/classifier.yaml "

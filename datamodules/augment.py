@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from datamodules.reports.labels import VIEWS
+from datamodules.reports.labels import FRONTAL_VIEWS, VIEWS
 from datamodules.reports.sides import swap_sides, unresolved
 
 # Flipping a lateral exchanges front and back; of an unknown view nobody knows what it exchanges.
-MIRRORED = ("PA", "AP")
+MIRRORED = FRONTAL_VIEWS
 
 
 def augment(image: Tensor, *, keys: list[str], strength: float) -> Tensor:

@@ -32,7 +32,7 @@ from datamodules.stamps import Stamp, stamps
 # smaller shards, enough to keep many cores busy; the number of cores does not enter, so digests are equal everywhere.
 MOST_ROWS, FEWEST_ROWS, SHARDS = 2048, 64, 32
 SHOWN = 5
-PLAN = "plan.json"
+PLAN = "plan.json"  # the first file, there before any shard
 NEW = ".new"  # where shards wait, beside those that they are to replace
 
 

@@ -11,7 +11,8 @@ from xml.etree.ElementTree import ParseError
 
 from datamodules import layouts
 from datamodules.layouts.table import SUFFIXES as TABLES
-from datamodules.prepare import MANIFEST
+from datamodules.prepare import PLAN
+from datamodules.prepared import MANIFEST
 
 # `phantom` has no files, `joined` is asked for by name; `table` takes any single table, so it is asked last.
 LAST = "table"
@@ -19,7 +20,6 @@ NAMES = (*(name for name in layouts.NAMES if name not in ("phantom", "joined", L
 MOST_FOLDERS = 50
 # wget -r leaves MIMIC-CXR-JPG in physionet.org/files/mimic-cxr-jpg/2.1.0; a picture may lie four folders deep.
 DEEPEST = 4
-PLAN = "plan.json"  # prepare's first file, there before any shard
 # What a damaged file raises in the libraries that open it, where a reader has no words of its own for it.
 DAMAGE = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, tarfile.TarError, zlib.error, ParseError)
 

@@ -21,12 +21,11 @@ import pandas as pd
 from datamodules import layouts
 from datamodules.layouts.same_files import file_keys
 from datamodules.layouts.source import as_path, ids_of, open_root
-from datamodules.manifest import COLUMNS, Manifest, Remark
+from datamodules.manifest import COLUMNS, IDS, Manifest, Remark
 
 EXPECTED = "the folders that the sets' roots name"
 EXAMPLE = "[{layout: nih, root: nih}, {layout: openi, root: openi, section: first}]"
 OWN = ("layout", "root", "name")
-IDS = ("image_id", "study_id", "patient_id")
 FAMILIES = {"chexpert": "CheXpert", "chexpert_plus": "CheXpert"}  # layouts that share their ids
 PRIVATE = ("joined", "phantom", "table")  # layouts whose ids mean nothing outside the set
 

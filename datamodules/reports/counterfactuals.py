@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Container
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from datamodules.reports.mentions import extract
 from datamodules.reports.phrases import lexicon
 
 Change = Literal["removed", "added", "side", "severity"]
-CHANGES: tuple[Change, ...] = ("removed", "added", "side", "severity")
+CHANGES: tuple[Change, ...] = get_args(Change)
 
 
 @dataclasses.dataclass(frozen=True)

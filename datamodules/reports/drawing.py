@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from datamodules.reports.keywords import Keyword, Keywords, parse
+from datamodules.reports.labels import FRONTAL_VIEWS
 from datamodules.reports.phrases import lexicon
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ def _agreement(vocabulary: "Vocabulary", forms: Forms) -> dict[tuple[str, str], 
 
 
 def _visible(word: str, view: str | None) -> bool:
-    return view not in ("PA", "AP") or word not in LATERAL_ONLY
+    return view not in FRONTAL_VIEWS or word not in LATERAL_ONLY
 
 
 def _in_view(word: str, view: str | None) -> str:

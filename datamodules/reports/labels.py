@@ -25,6 +25,7 @@ FINDINGS: tuple[str, ...] = (
     "Support Devices",
 )
 VIEWS: tuple[str, ...] = ("PA", "AP", "LATERAL", "unknown")
+FRONTAL_VIEWS: tuple[str, ...] = ("PA", "AP")
 SPLITS: tuple[str, ...] = ("train", "validate", "test")
 
 Policy = Literal["ignore", "zeros", "ones"]

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from datamodules.reports.vocabulary import Vocabulary
 from lightning_modules.networks.report_writer import Request, Written
 
 Mode = Literal["auto", "keywords", "labels", "rewrite"]
-MODES = ("auto", "keywords", "labels", "rewrite")
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 class Study(NamedTuple):
