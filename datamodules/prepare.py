@@ -73,11 +73,11 @@ def prepare(
         )
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
-        rows_per_shard = _plan(out, manifest, rows_per_shard)
+        plan = _plan(out, manifest, rows_per_shard)
         # Sizes that are there share the manifest: what could not be read then is tried again now.
         sizes = sorted({*sizes, *(int(folder.name) for folder in out.iterdir() if folder.name.isdigit())})
         folders = {size: out / str(size) for size in sizes}
-        parts = _parts(manifest, rows_per_shard)
+        parts = _parts(manifest, plan["rows_per_shard"])
         fill_shards(_jobs(parts, folders), total=len(manifest), workers=workers)
         records = {size: [_json(_newest(folder, p)) for p in parts] for size, folder in folders.items()}
         failures = _failures(parts, records)
@@ -91,7 +91,7 @@ def prepare(
         kept = _without(manifest, failures)
         kept.save(out / MANIFEST)
         # All sizes share the manifest, so what one of them lacks is served by none.
-        facts = _index(manifest, rows_per_shard=rows_per_shard, unreadable=[row for row, _ in failures])
+        facts = plan | _index(manifest, unreadable=[row for row, _ in failures])
         facts["manifest"] = file_digest(out / MANIFEST)
         for size in sizes:
             shards = [{name: record[name] for name in ("file", "sha256", "pixels")} for record in records[size]]
@@ -144,8 +144,8 @@ def _alone(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _plan(out: Path, manifest: Manifest, rows_per_shard: int | None) -> int:
-    """Write down what the folder is for, or see that it is for this; the rows of a shard."""
+def _plan(out: Path, manifest: Manifest, rows_per_shard: int | None) -> dict[str, Any]:
+    """What the folder is for: written down, or seen to be this."""
     # Sizes are not part of it: another one may be added later.
     plan: dict[str, Any] = {"schema": SCHEMA, "rows": len(manifest), "data_digest": images_digest(manifest, size=0)}
     path = out / PLAN
@@ -165,13 +165,13 @@ def _plan(out: Path, manifest: Manifest, rows_per_shard: int | None) -> int:
             raise ValueError(
                 f"{out} holds shards of {found['rows_per_shard']} rows, and {rows_per_shard} are asked for"
             )
-        return found["rows_per_shard"]
+        return found
     strange = sorted(entry.name for entry in out.iterdir() if not entry.name.startswith("."))
     if strange:
         raise ValueError(f"{out} is not empty, it holds {strange[0]}; name a new folder for the shards")
-    rows_per_shard = rows_per_shard or min(max(-(-len(manifest) // SHARDS), FEWEST_ROWS), MOST_ROWS)
-    _save(plan | {"rows_per_shard": rows_per_shard}, path)
-    return rows_per_shard
+    plan["rows_per_shard"] = rows_per_shard or min(max(-(-len(manifest) // SHARDS), FEWEST_ROWS), MOST_ROWS)
+    _save(plan, path)
+    return plan
 
 
 def _jobs(parts: list[_Part], folders: dict[int, Path]) -> list[Job]:
@@ -246,13 +246,9 @@ def _failures(parts: list[_Part], records: dict[int, list[dict[str, Any]]]) -> l
     return sorted(failures.items())
 
 
-def _index(manifest: Manifest, *, rows_per_shard: int, unreadable: list[int]) -> dict[str, Any]:
-    """What the index of each size says alike."""
+def _index(manifest: Manifest, *, unreadable: list[int]) -> dict[str, Any]:
+    """What the index of each size says besides the plan."""
     return {
-        "schema": SCHEMA,
-        "rows": len(manifest),
-        "rows_per_shard": rows_per_shard,
-        "data_digest": images_digest(manifest, size=0),
         "resize": "pad to a square, Pillow Lanczos with antialias; JPEG in draft mode of at least twice the size",
         "unreadable": unreadable,
         "served_ids": ids_digest(manifest.frame["image_id"].drop(manifest.frame.index[unreadable])),
