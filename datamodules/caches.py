@@ -20,9 +20,9 @@ def tokens_key(source: Manifest, *, size: int) -> str:
     return hashlib.sha256(f"{images_digest(source, size=size)} {splits}".encode()).hexdigest()
 
 
-def clues_key(source: Manifest, *, size: int) -> str:
-    """Digest of what the clues of this data depend on: as for codes, and the texts."""
-    texts = hashlib.sha256(tokens_key(source, size=size).encode())
+def clues_key(source: Manifest, *, codes: str) -> str:
+    """Digest of what the clues of this data depend on: what its codes do (their `tokens_key`), and the texts."""
+    texts = hashlib.sha256(codes.encode())
     for report in source.frame["report"]:
         texts.update(f"{len(report)} {report}\n".encode())
     return texts.hexdigest()
@@ -46,7 +46,7 @@ def pictures_of(
 
 
 def load_caches(
-    *, tokens: str | None, clues: str | None, source: Manifest, size: int, served: Sequence[str], now: Pictures
+    tokens: str | None, clues: str | None, *, source: Manifest, size: int, served: Sequence[str], now: Pictures
 ) -> dict[str, TokenCache]:
     """The caches that are named, as "codes" and "clues".
 
@@ -62,11 +62,11 @@ def load_caches(
         FileNotFoundError: when a cache does not exist.
         ValueError: when it is not of these pictures, splits and texts, or holds something else.
     """
-    caches = {}
+    caches, key = {}, tokens_key(source, size=size)
     if tokens:
-        caches["codes"] = TokenCache.load(tokens, kind="codes", manifest_digest=tokens_key(source, size=size))
+        caches["codes"] = TokenCache.load(tokens, kind="codes", manifest_digest=key)
     if clues:
-        caches["clues"] = TokenCache.load(clues, kind="clues", manifest_digest=clues_key(source, size=size))
+        caches["clues"] = TokenCache.load(clues, kind="clues", manifest_digest=clues_key(source, codes=key))
     for cache in caches.values():
         cache.check_pictures(served, now)
     return caches

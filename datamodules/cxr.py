@@ -60,7 +60,8 @@ class CXRDataModule(LightningDataModule):
             `datamodules.samplers.long_tail_weights`.
         augment: strength (0 to 6) of small shifts, zooms and contrast changes of training images, see
             `datamodules.augment`.
-        mirror: share (0 to 1) of training images that are mirrored, with left and right exchanged in their reports.
+        mirror: share (0 to 1) of frontal (PA, AP) training images that are mirrored, left and right exchanged in their
+            reports; one whose report has an L or R that may be a side and is not understood stays as it is.
         predict_splits: the splits that `predict` goes through, in the order of the manifest.
 
     Raises:
@@ -146,7 +147,7 @@ class CXRDataModule(LightningDataModule):
     @property
     def clues_key(self) -> str:
         """As `datamodules.caches.clues_key`."""
-        return clues_key(self.source, size=self.size)
+        return clues_key(self.source, codes=self.tokens_key)
 
     @property
     def tokens_digest(self) -> str | None:
@@ -211,9 +212,10 @@ class CXRDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Read the layout, resize its images once, keep the manifest with its drops; on one rank of a node."""
-        manifest, _ = self.manifest, self._row_table()
+        manifest = self.manifest
+        self._row_table()
         if self._resizes():
-            resize(manifest, size=self.size, cache_dir=self.cache_dir)
+            resize(manifest, size=self.size, folder=self._resized)
         path = self.cache_dir / f"manifest-{self._digest[:12]}-{key_here(manifest, self._digest)[:6]}.parquet"
         # Equal rows may stand beside other drops: the ledger is always this run's.
         manifest.save_ledger(path)
@@ -287,6 +289,10 @@ class CXRDataModule(LightningDataModule):
     def _digest(self) -> str:
         return self.manifest.digest()
 
+    @functools.cached_property
+    def _resized(self) -> Path:
+        return resized_folder(self.manifest, size=self.size, cache_dir=self.cache_dir)
+
     def _row_table(self) -> RowTable:
         # prepare_data writes it; without a trainer it is written when it is first asked for.
         return write_rows(self.manifest, self.cache_dir / f"rows-{key_here(self.manifest, self._digest)[:24]}.arrow")
@@ -295,7 +301,7 @@ class CXRDataModule(LightningDataModule):
         """Whether images are resized here: to be served, or because codes of them were made from what is there."""
         if self.shards is not None or self.store == "files":
             return False
-        return self.images or resized_folder(self.manifest, size=self.size, cache_dir=self.cache_dir).is_dir()
+        return self.images or self._resized.is_dir()
 
     def _open_shards(self) -> tuple[ShardStore | None, np.ndarray]:
         """The resized images, also where only their digests are needed, and the store's row of each of the manifest."""
@@ -306,7 +312,7 @@ class CXRDataModule(LightningDataModule):
                 ids, beside = self.source.frame["image_id"].tolist(), manifest_path(self.shards, cache=self.cache_dir)
                 rows = positions(store, manifest=beside, image_ids=ids)[self._kept]
             elif self._resizes():
-                store = open_resized(self.manifest, size=self.size, cache_dir=self.cache_dir)
+                store = open_resized(self.manifest, size=self.size, folder=self._resized)
             self._store = store, rows
         return self._store
 
@@ -318,12 +324,7 @@ class CXRDataModule(LightningDataModule):
         if self._caches is None and (self.tokens or self.clues):
             served = self.manifest.frame["image_id"].tolist()
             self._caches = load_caches(
-                tokens=self.tokens,
-                clues=self.clues,
-                source=self.source,
-                size=self.size,
-                served=served,
-                now=self._pictures(served),
+                self.tokens, self.clues, source=self.source, size=self.size, served=served, now=self._pictures(served)
             )
         return self._caches or {}
 

@@ -18,20 +18,18 @@ def resized_folder(manifest: Manifest, *, size: int, cache_dir: Path) -> Path:
     return cache_dir / f"images-{key_here(manifest, images_digest(manifest, size=size))[:12]}"
 
 
-def resize(manifest: Manifest, *, size: int, cache_dir: Path) -> None:
+def resize(manifest: Manifest, *, size: int, folder: Path) -> None:
     """Resize what is not resized yet, or has been replaced on disk since.
 
     Raises:
         ValueError: as `datamodules.prepare.prepare`.
     """
-    folder = resized_folder(manifest, size=size, cache_dir=cache_dir)
     if not up_to_date(manifest, size=size, out=folder):
         prepare(manifest, sizes=[size], out=folder)
 
 
-def open_resized(manifest: Manifest, *, size: int, cache_dir: Path) -> ShardStore:
+def open_resized(manifest: Manifest, *, size: int, folder: Path) -> ShardStore:
     """The images, resized first where there are none; that none was replaced is not looked at again."""
-    folder = resized_folder(manifest, size=size, cache_dir=cache_dir)
     if not (folder / str(size) / INDEX).is_file():
-        resize(manifest, size=size, cache_dir=cache_dir)
+        resize(manifest, size=size, folder=folder)
     return ShardStore.open(folder, size=size)
