@@ -1,11 +1,24 @@
 """Fixtures that all tests share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.chain import Chain
+
+
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """Environment variables that a test leaves behind are taken away.
+
+    Lightning's launchers set MASTER_PORT in the process that starts the ranks: all later runs would share that port.
+    """
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

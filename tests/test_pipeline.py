@@ -1,10 +1,7 @@
 """Stages across processes: two gloo ranks against one, resuming, testing after the former stages are gone."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from main import main
 from tests.chain import ROOT, SMALL, Chain
+from tests.processes import run_python
 
 STAGES = tuple(SMALL)
 TWO_RANKS = (
@@ -42,15 +40,7 @@ class StopAfterFirstEpoch(Callback):
 
 def process(arguments: list[str]) -> None:
     """Run main.py as a process of its own, as a user does; several ranks need that."""
-    environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, "main.py", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    result = run_python(["main.py", *arguments], timeout=240)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-6000:]
 
 

@@ -1,16 +1,13 @@
 """What several processes see in an epoch, and what is left of it after a kill: real gloo ranks, real checkpoints."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from tests.chain import ROOT
 from tests.datamodules.pictures import write_pictures
+from tests.processes import run_python
 
 ROWS = 37  # divides by nothing
 RARE = (10, 11, 12)  # rows of a rare finding; their grey is far from black and white, where changes would be cut off
@@ -44,9 +41,7 @@ def run(
     options |= more
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     arguments += ["--save-first"] if save_first else []
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "tests.datamodules.epoch_process", *arguments]
-    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+    process = run_python(["-W", "ignore", "-m", "tests.datamodules.epoch_process", *arguments], timeout=200)
     if die_at < 0:
         assert process.returncode == 0, process.stderr[-3000:]
     return process.returncode
