@@ -119,6 +119,11 @@ class Codec:
         tokenizer: Tokenizer = self._tokenizer  # type: ignore[attr-defined]
         return sorted(i for word, i in tokenizer.get_vocab().items() if any(text in word for text in texts))
 
+    def ending(self, texts: Sequence[str]) -> list[int]:
+        """Ids of the sub-words that end with one of these texts."""
+        tokenizer: Tokenizer = self._tokenizer  # type: ignore[attr-defined]
+        return sorted(i for word, i in tokenizer.get_vocab().items() if word.endswith(tuple(texts)))
+
     def training_batch(
         self, prompts: Sequence[Sequence[int]], reports: Sequence[str], *, max_length: int
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -33,7 +33,7 @@ def asked_findings(keywords: Keywords) -> set[str]:
 
 
 class Baseline:
-    """What the written texts are compared with: an n-gram model and the 8-grams, both of the training reports.
+    """What the written texts are compared with: an n-gram model, the 8-grams and the 3-grams of the training reports.
 
     The n-gram model reads the sub-words of the prompter's own tokenizer with its end token, so that both give a
     probability to the same sequence, and perplexities a white-space word can be compared.
@@ -42,6 +42,7 @@ class Baseline:
     def __init__(self, reports: Sequence[str], *, codec: Codec) -> None:
         self.codec = codec
         self.copied = CopiedNgrams(reports)
+        self.trigrams = CopiedNgrams(reports, n=3)
         self.ngram = NgramModel(
             [[*ids, codec.end] for ids in codec.encode(reports)], order=ORDER, vocabulary=len(codec)
         )
@@ -55,25 +56,28 @@ class ReportMetrics(nn.Module):
     """The metrics by the name they are logged under.
 
     - `coverage`: share of asked keywords stated with the right status, side and severity.
-    - `contradiction`, `unasked`, `verified`, `assembled`: shares of texts.
+    - `contradiction`, `unasked`, `verified`, `guided` (written sentence by sentence): shares of texts.
     - `finding_f1`: micro F1 of the findings that the texts state against those asked.
     - `perplexity`: of the test reports given their keywords, a sub-word; `perplexity_word` a white-space word, beside
       `perplexity_word_without_keywords` of the same weights and `perplexity_word_ngram` of the baseline.
     - `distinct1`, `distinct2`, `distinct3`, `self_bleu`: diversity over all texts.
     - `copied`, `copied_real`, `copied_excess`: share of written and of real test reports with 8 words in a row that
       stand in a training report, and the difference.
+    - `new_trigrams`, `new_trigrams_real`: share of three words in a row that no training report has, in written and in
+      real test reports: far more of them are odd phrases, far fewer are stock phrases.
     - `words...`, `real_words...`, `words_wasserstein`: lengths.
     """
 
     def __init__(self, *, seed: int) -> None:
         super().__init__()
         self.coverage, self.contradiction, self.unasked = Ratio(), Ratio(), Ratio()
-        self.verified, self.assembled, self.finding_f1 = Ratio(), Ratio(), Ratio()
+        self.verified, self.guided, self.finding_f1 = Ratio(), Ratio(), Ratio()
         self.perplexity, self.perplexity_word = Ratio(torch.exp), Ratio(torch.exp)
         self.perplexity_word_without_keywords, self.perplexity_word_ngram = Ratio(torch.exp), Ratio(torch.exp)
         self.distinct1, self.distinct2, self.distinct3 = DistinctNgrams(1), DistinctNgrams(2), DistinctNgrams(3)
         self.self_bleu = SelfBleu(seed=seed)
         self.copied, self.copied_real, self.copied_excess = Ratio(), Ratio(), Ratio()
+        self.new_trigrams, self.new_trigrams_real = Ratio(), Ratio()
         self.lengths = Lengths()
 
     def reset(self) -> None:
@@ -118,7 +122,7 @@ class ReportMetrics(nn.Module):
         self.contradiction.update(sum(bool(w.check.contradicting) for w in written), count)
         self.unasked.update(sum(bool(w.check.unasked) for w in written), count)
         self.verified.update(sum(w.verified for w in written), count)
-        self.assembled.update(sum(w.assembled for w in written), count)
+        self.guided.update(sum(w.guided for w in written), count)
         pairs = [(stated_findings(text), asked_findings(k)) for text, k in zip(texts, asked, strict=True)]
         self.finding_f1.update(
             2 * sum(len(said & wanted) for said, wanted in pairs),
@@ -131,6 +135,9 @@ class ReportMetrics(nn.Module):
         self.copied.update(copied.sum(), count)
         self.copied_real.update(real.sum(), count)
         self.copied_excess.update(float(copied.sum()) - float(real.sum()), count)
+        for ratio, side in ((self.new_trigrams, texts), (self.new_trigrams_real, reports)):
+            for text in side:
+                ratio.update(*baseline.trigrams.new(text))
         self.lengths.update(texts, reports)
 
     def compute(self) -> dict[str, Tensor]:

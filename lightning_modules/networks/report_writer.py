@@ -1,9 +1,9 @@
-"""Writing reports from keywords and checking them: candidates, more of them for what fails, then by sentences.
+"""Writing reports from keywords and checking them: whole texts first, then sentence by sentence.
 
 1. Up to `candidates` texts are written one after another until the mention extractor finds one without fault.
-2. What still fails gets `rescue` texts at once, at temperatures around the given one.
-3. What still fails is put together (`assembly.py`) from sentences of its own texts, and of excerpts that the same model
-   writes for each missing keyword alone. Every sentence is the model's; what fails after that is flagged.
+2. What still fails is written sentence by sentence (`guided.py`), each chosen among `rescue`; where none says what is
+   missing, among excerpts that the same model writes for each missing keyword alone. Every sentence is the model's.
+3. What fails after that is flagged.
 """
 
 import dataclasses
@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from datamodules.reports.keywords import Keywords, Verification, parse, verify
-from lightning_modules.networks.assembly import Pool, assemble
-from lightning_modules.networks.generation import generate
+from lightning_modules.networks.generation import Continuation, generate, log_likelihoods
+from lightning_modules.networks.guided import FULL_STOPS, Place, write_guided
 from lightning_modules.networks.language_model import Codec
-from lightning_modules.networks.text_checks import BLANKS, faults
+from lightning_modules.networks.text_checks import BLANKS, faults, restated, split_sentences
 
-TURNS = 3  # times that excerpts are written for what is still missing
 ROWS = 128  # texts written at a time: bounds the memory of the key-value cache
+SENTENCE = 64  # longest sentence in sub-words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Sampling:
 
     Attributes:
         candidates: texts written one by one for one set of keywords, until one is verified.
-        rescue: texts written at once for what is not; 0 leaves it flagged.
+        rescue: for what is not: tries a sentence, and excerpts for a missing keyword; 0 leaves it flagged.
         max_new_tokens: longest report in sub-words.
         temperature, top_p: of nucleus sampling; temperature 0 takes the most probable token.
     """
@@ -79,8 +79,8 @@ class Written:
         request: what was asked.
         check: what is missing, contradicting or unasked, as the mention extractor sees it.
         faults: words of another view, blanks, repetitions, and what cannot be drawn where that counts.
-        attempts: how many texts were written for it, excerpts included.
-        assembled: whether it was put together from sentences.
+        attempts: how many texts were written for it; one written sentence by sentence counts once.
+        guided: whether it was written sentence by sentence.
     """
 
     report: str
@@ -88,7 +88,7 @@ class Written:
     check: Verification
     faults: tuple[str, ...]
     attempts: int = 1
-    assembled: bool = False
+    guided: bool = False
 
     @property
     def verified(self) -> bool:
@@ -182,59 +182,110 @@ class Writer:
             if todo := failing():
                 attempt(todo, [number], [heat])
         if rescue and (todo := failing()):
-            # From surer to bolder: what was added needs a lower temperature, what was left out a higher one.
-            attempt(todo, range(count, count + rescue), np.linspace(0.7 * heat, 1.4 * heat, rescue).tolist())
-            for i in (todo := failing()):
-                best[i] = self._assembled(best[i], texts[i], [])
-            for turn in range(TURNS if self.ask_excerpt is not None else 0):
-                if not (todo := failing()):
-                    break
-                pieces = self._excerpts(
-                    [best[i] for i in todo], [keys[i] for i in todo], seed=seed, turn=turn, banned=banned
-                )
-                for i, piece in zip(todo, pieces, strict=True):
-                    best[i] = self._assembled(best[i], texts[i], piece)
+            if self.ask_excerpt is None:
+                # An instruct model answers as a whole: from surer to bolder, since what was added needs a lower
+                # temperature, what was left out a higher one.
+                attempt(todo, range(count, count + rescue), np.linspace(0.7 * heat, 1.4 * heat, rescue).tolist())
+            guided = self._guided(
+                [best[i] for i in todo], [prompts[i] for i in todo], [keys[i] for i in todo], seed=seed, banned=banned
+            )
+            for i, read in zip(todo, guided, strict=True):
+                if read.severity < best[i].severity:
+                    best[i] = dataclasses.replace(read, attempts=best[i].attempts + 1, guided=True)
         return [best[i] for i in range(len(requests))]
 
-    def _assembled(self, best: Written, texts: Sequence[str], excerpts: Sequence[str]) -> Written:
-        pool = Pool(texts, excerpts)
-        found = assemble(best, pool, read=lambda text: read_back(text, best.request, known=self.known))
-        return dataclasses.replace(
-            found,
-            attempts=best.attempts + len(excerpts),
-            assembled=best.assembled or found.report != best.report,
+    def _guided(
+        self,
+        failing: Sequence[Written],
+        prompts: Sequence[list[int]],
+        keys: Sequence[str],
+        *,
+        seed: int,
+        banned: Sequence[int],
+    ) -> list[Written]:
+        """Each text written sentence by sentence."""
+        copies, stops = self.sampling.rescue, self.codec.ending(FULL_STOPS)
+        requests = [one.request for one in failing]
+
+        def read(number: int, ids: list[int]) -> Written:
+            text = self.clean(self.codec.decode([ids])[0])
+            found = read_back(text, requests[number], known=self.known)
+            # Reports do say a thing twice, but a text that is being steered must not go in circles.
+            return dataclasses.replace(found, faults=(*found.faults, *(f"again: {word}" for word in restated(text))))
+
+        def sample(places: Sequence[Place]) -> list[list[Continuation]]:
+            found = self._continue(
+                [prompts[place.text] + place.ids for place in places for _ in range(copies)],
+                [
+                    [seed, zlib.crc32(keys[p.text].encode()), p.sentence, copy, 0]
+                    for p in places
+                    for copy in range(copies)
+                ],
+                [self.sampling.temperature] * (len(places) * copies),
+                banned,
+                stops=stops,
+            )
+            return [found[start : start + copies] for start in range(0, len(found), copies)]
+
+        def excerpts(places: Sequence[Place], texts: Sequence[Written]) -> list[list[Continuation]]:
+            sentences = self._excerpts(
+                texts, [keys[p.text] for p in places], [p.sentence for p in places], seed=seed, banned=banned
+            )
+            return [
+                self._placed(found, prompts[place.text] + place.ids, begins=not place.ids)
+                for place, found in zip(places, sentences, strict=True)
+            ]
+
+        return write_guided(
+            [read_back("", request, known=self.known) for request in requests],
+            sample=sample,
+            excerpts=excerpts if self.ask_excerpt is not None else None,
+            read=read,
+            rooms=[min(self.sampling.max_new_tokens, self.max_length - len(prompt)) for prompt in prompts],
         )
 
+    def _placed(self, sentences: Sequence[str], context: list[int], *, begins: bool) -> list[Continuation]:
+        """Sentences as continuations of a text, as probable as the model finds them there; too long ones left out."""
+        rows = self.codec.encode([sentence if begins else f" {sentence}" for sentence in sentences])
+        rows = [row for row in rows if len(context) + len(row) < self.max_length]
+        if not rows:
+            return []
+        found = log_likelihoods(self.model, context, rows, pad=self.codec.pad)
+        return [Continuation(row, False, value) for row, value in zip(rows, found, strict=True)]
+
     def _excerpts(
-        self, failing: Sequence[Written], keys: Sequence[str], *, seed: int, turn: int, banned: Sequence[int]
+        self, texts: Sequence[Written], keys: Sequence[str], turns: Sequence[int], *, seed: int, banned: Sequence[int]
     ) -> list[list[str]]:
-        """For each failing text, excerpts written for each of its missing keywords alone."""
+        """For each text, sentences that say something of what is missing, from excerpts written for it alone."""
         assert self.ask_excerpt is not None
-        jobs = [(number, word) for number, one in enumerate(failing) for word in one.check.missing]
+        jobs = [(number, word) for number, one in enumerate(texts) for word in one.check.missing]
         single = [
             dataclasses.replace(
-                failing[n].request,
+                texts[n].request,
                 keywords=Keywords((), (word,)) if parse(word).kind == "pathology" else Keywords((word,), ()),
             )
             for n, word in jobs
         ]
-        copies = self.sampling.rescue
-        prompts = self.ask_excerpt(single)
-        heats = np.linspace(0.7, 1.4, copies) * self.sampling.temperature
+        copies = 2 * self.sampling.rescue
         written = self._sample(
-            [row for row in prompts for _ in range(copies)],
+            [row for row in self.ask_excerpt(single) for _ in range(copies)],
             [
-                [seed, zlib.crc32(keys[n].encode()), zlib.crc32(word.encode()), copy]
+                [seed, zlib.crc32(keys[n].encode()), turns[n], copy, zlib.crc32(word.encode())]
                 for n, word in jobs
-                for copy in range(turn * copies, (turn + 1) * copies)
+                for copy in range(copies)
             ],
-            heats.tolist() * len(jobs),
+            (np.linspace(0.7, 1.3, copies) * self.sampling.temperature).tolist() * len(jobs),
             banned,
         )
-        pieces: list[list[str]] = [[] for _ in failing]
+        found: list[dict[str, None]] = [{} for _ in texts]
         for (number, _), start in zip(jobs, range(0, len(written), copies), strict=True):
-            pieces[number] += written[start : start + copies]
-        return pieces
+            for text in written[start : start + copies]:
+                found[number] |= dict.fromkeys(split_sentences(text))
+
+        def helps(sentence: str, text: Written) -> bool:
+            return bool(set(text.check.missing) - set(verify(sentence, text.request.keywords).missing))
+
+        return [[s for s in found[number] if helps(s, text)] for number, text in enumerate(texts)]
 
     def _sample(
         self,
@@ -243,14 +294,29 @@ class Writer:
         heats: Sequence[float],
         banned: Sequence[int],
     ) -> list[str]:
-        """One text a prompt. Each has its own room, so that a long prompt beside it does not shorten it."""
-        rooms = [min(self.sampling.max_new_tokens, self.max_length - len(prompt)) for prompt in prompts]
-        texts: list[str] = []
+        """One text a prompt."""
+        found = self._continue(prompts, seeds, heats, banned)
+        texts = self.codec.decode([one.ids for one in found])
+        return [self.clean(text if one.ended else _whole(text)) for text, one in zip(texts, found, strict=True)]
+
+    def _continue(
+        self,
+        prompts: Sequence[list[int]],
+        seeds: Sequence[list[int]],
+        heats: Sequence[float],
+        banned: Sequence[int],
+        *,
+        stops: Sequence[int] = (),
+    ) -> list[Continuation]:
+        """One continuation a prompt. Each has its own room, so that a long prompt beside it does not shorten it."""
+        most = SENTENCE if stops else self.sampling.max_new_tokens
+        rooms = [min(most, self.max_length - len(prompt)) for prompt in prompts]
+        found: list[Continuation] = []
         for start in range(0, len(prompts), ROWS):
             part = slice(start, start + ROWS)
             room = max(rooms[part])
             draws = np.stack([np.random.default_rng(seed).random(room) for seed in seeds[part]])
-            ids = generate(
+            written = generate(
                 self.model,
                 prompts[part],
                 torch.from_numpy(draws),
@@ -259,11 +325,13 @@ class Writer:
                 top_p=self.sampling.top_p,
                 max_length=self.max_length,
                 banned=banned,
+                stops=stops,
             )
-            cut = [row[:room] for row, room in zip(ids, rooms[part], strict=True)]
-            for text, row, room in zip(self.codec.decode(cut), cut, rooms[part], strict=True):
-                texts.append(self.clean(_whole(text) if len(row) == room else text))
-        return texts
+            found += [
+                one if len(one.ids) < room else one._replace(ids=one.ids[:room], ended=False)
+                for one, room in zip(written, rooms[part], strict=True)
+            ]
+        return found
 
 
 def _whole(text: str) -> str:

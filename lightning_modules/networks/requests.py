@@ -77,7 +77,7 @@ def finished(row: Mapping[str, Any], written: Written) -> dict[str, Any]:
         "report": written.report,
         "verified": written.verified,
         "attempts": written.attempts,
-        "assembled": written.assembled,
+        "guided": written.guided,
         **asdict(written.check),
         "faults": list(written.faults),
     }

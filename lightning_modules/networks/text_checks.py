@@ -1,7 +1,10 @@
 """What the mention extractor does not see in a text: words of another view, blanks, repetitions, the undrawable."""
 
+import functools
 import re
 from collections.abc import Container, Sequence
+
+from datamodules.reports.keywords import keywords_of, parse
 
 BLANKS = ("XX", "__")  # de-identification blanks of OpenI (XXXX) and MIMIC-CXR (___)
 
@@ -87,6 +90,27 @@ def repeats(sentences: Sequence[str]) -> list[str]:
     return again
 
 
+def stutters(text: str) -> list[str]:
+    """Words that stand twice in a row."""
+    return [m.group(1) for m in re.finditer(r"\b([A-Za-z]{2,}) \1\b", text)]
+
+
+def restated(text: str) -> list[str]:
+    """Pathologies that a text states in more than one of its sentences."""
+    stated: dict[str, None] = {}
+    again: dict[str, None] = {}
+    for sentence in split_sentences(text):
+        words = dict.fromkeys(parse(keyword).word for keyword in _pathologies(sentence))
+        again |= {word: None for word in words if word in stated}
+        stated |= words
+    return list(again)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _pathologies(sentence: str) -> tuple[str, ...]:
+    return keywords_of(sentence).pathology
+
+
 def words_of(text: str) -> set[str]:
     """The lower-cased words of at least three letters."""
     return {word.lower() for word in re.findall(r"[A-Za-z]{3,}", text)}
@@ -114,6 +138,6 @@ def faults(text: str, *, view: str, drawable: bool, known: Container[str] | None
     """
     found = [f"blank: {blank}" for blank in BLANKS if blank in text]
     found += [f"view: {word}" for word in view_conflicts(text, view)]
-    found += [f"repeated: {sentence}" for sentence in repeats(split_sentences(text))]
+    found += [f"repeated: {sentence}" for sentence in [*repeats(split_sentences(text)), *stutters(text)]]
     found += [f"spelling: {word}" for word in (misspelt(text, known) if known is not None else ())]
     return (*found, *(undrawable(text) if drawable else ()))

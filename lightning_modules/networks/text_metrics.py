@@ -86,6 +86,11 @@ class CopiedNgrams:
         """Whether any run of the text stands in a training report."""
         return any(fingerprint(gram) in self.known for gram in ngrams(text, self.n))
 
+    def new(self, text: str) -> tuple[int, int]:
+        """How many runs of the text stand in no training report, and how many it has."""
+        grams = ngrams(text, self.n)
+        return sum(fingerprint(gram) not in self.known for gram in grams), len(grams)
+
 
 class SelfBleu(Metric):
     """Mean BLEU-4 of a text against all others (Zhu et al., arXiv 1802.01886): 1 where all say the same.

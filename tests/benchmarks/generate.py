@@ -38,7 +38,7 @@ def measure(*, rounds: int = 3, threads: int = 1) -> dict[str, Any]:
             model, prompts, draws, codec=codec, temperature=TEMPERATURE, top_p=TOP_P,
             max_length=LanguageModelConfig().max_length, banned=[codec.end],
         )  # fmt: skip
-        return sum(len(row) for row in written)
+        return sum(len(one.ids) for one in written)
 
     def theirs(*, use_cache: bool) -> int:
         with torch.no_grad():

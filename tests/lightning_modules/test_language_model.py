@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lightning_modules.networks.generation import generate
+from lightning_modules.networks.generation import generate, log_likelihoods
 from lightning_modules.networks.language_model import (
     IGNORED,
     Codec,
@@ -33,7 +33,8 @@ def sampled(prompts: list[list[int]], temperature: float | torch.Tensor, **kwarg
     codec = train_codec(REPORTS, sub_words=300)
     model = build_small(SMALL, codec).eval()
     draws = torch.rand(len(prompts), 12, dtype=torch.float64)
-    return generate(model, prompts, draws, codec=codec, temperature=temperature, top_p=1.0, max_length=80, **kwargs)
+    found = generate(model, prompts, draws, codec=codec, temperature=temperature, top_p=1.0, max_length=80, **kwargs)
+    return [one.ids for one in found]
 
 
 def test_cached_generation_is_the_models_own_greedy_continuation() -> None:
@@ -51,7 +52,7 @@ def test_cached_generation_is_the_models_own_greedy_continuation() -> None:
             if token == codec.end:
                 break
             ids.append(token)
-        assert new == ids[len(prompt) :]
+        assert new.ids == ids[len(prompt) :]
 
 
 def test_each_text_has_its_own_temperature() -> None:
@@ -71,7 +72,47 @@ def test_banned_ids_and_the_ends_of_a_turn() -> None:
     model = build_small(SMALL, codec).eval()
     draws = torch.rand(1, 12, dtype=torch.float64)
     got = generate(model, [[2, 20, 4]], draws, codec=turn, temperature=1.0, top_p=1.0, max_length=80)
-    assert got == [first[:2]]
+    assert [(one.ids, one.ended) for one in got] == [(first[:2], True)]
+    paused = generate(
+        model, [[2, 20, 4]], draws, codec=codec, temperature=1.0, top_p=1.0, max_length=80, stops=[first[2]]
+    )
+    assert [(one.ids, one.ended) for one in paused] == [(first[:3], False)]
+
+
+def test_texts_that_begin_alike_are_read_once_and_written_as_if_alone() -> None:
+    torch.manual_seed(0)
+    codec = train_codec(REPORTS, sub_words=300)
+    model = build_small(SMALL, codec).eval()
+    prompts = codec.prompts(["heart", "lung ; small left pleural effusion", "heart", "heart"])
+    draws = torch.rand(4, 12, dtype=torch.float64)
+
+    def written(rows: list[int]) -> list[tuple[list[int], bool]]:
+        found = generate(
+            model, [prompts[i] for i in rows], draws[rows], codec=codec, temperature=1.0, top_p=1.0, max_length=80
+        )
+        return [(one.ids, one.ended) for one in found]
+
+    together = written([0, 1, 2, 3])
+    assert together == [written([i])[0] for i in range(4)]
+    assert len({tuple(ids) for ids, _ in together}) == 4
+
+
+def test_log_likelihoods_are_those_of_the_whole_text_read_at_once() -> None:
+    torch.manual_seed(0)
+    codec = train_codec(REPORTS, sub_words=300)
+    model = build_small(SMALL, codec).eval()
+    context, continuations = codec.prompts(["heart"])[0], codec.encode(REPORTS[:3])
+    got = log_likelihoods(model, context, continuations, pad=codec.pad)
+    for row, value in zip(continuations, got, strict=True):
+        logits = model(input_ids=torch.tensor([[*context, *row]])).logits[0].detach().log_softmax(dim=-1)
+        assert value == pytest.approx(
+            sum(float(logits[len(context) - 1 + i, token]) for i, token in enumerate(row)), abs=1e-3
+        )
+    draws = torch.rand(1, 12, dtype=torch.float64)
+    one = generate(model, [context], draws, codec=codec, temperature=0.5, top_p=0.9, max_length=80, banned=[codec.end])[
+        0
+    ]
+    assert one.log_likelihood == pytest.approx(log_likelihoods(model, context, [one.ids], pad=codec.pad)[0], abs=1e-3)
 
 
 def test_loss_counts_the_report_and_its_end_only() -> None:
@@ -86,12 +127,13 @@ def test_loss_counts_the_report_and_its_end_only() -> None:
     assert codec.decode([answer]) == ["Clear."]
 
 
-def test_sub_words_that_contain_a_text() -> None:
+def test_sub_words_that_contain_a_text_or_end_with_it() -> None:
     codec = train_codec(["the XXXX is XXXX"] * 5, sub_words=300)
     words = codec.containing(["XX"])
     assert words
     assert all("XX" in codec.decode([[i]])[0] for i in words)
     assert codec.containing(["QQQQ"]) == []
+    assert {codec.decode([[i]])[0] for i in codec.ending(["is"])} == {"is"}
 
 
 def test_a_chat_template_writes_the_prompt() -> None:

@@ -1,11 +1,10 @@
-"""Checks of texts beside the mention extractor's, and reports put together from sentences."""
+"""Checks of texts beside the mention extractor's, and what weighs more in a text that fails."""
 
 import pytest
 
 from datamodules.reports.keywords import Keywords
-from lightning_modules.networks.assembly import Pool, assemble
 from lightning_modules.networks.report_writer import Request, Sampling, read_back
-from lightning_modules.networks.text_checks import faults, split_sentences, undrawable, view_conflicts
+from lightning_modules.networks.text_checks import faults, restated, split_sentences, undrawable, view_conflicts
 
 
 def test_sentences_are_split_at_full_stops_only() -> None:
@@ -68,42 +67,17 @@ def test_all_faults_of_a_text() -> None:
     )  # fmt: skip
 
 
+def test_what_is_said_twice() -> None:
+    assert faults("No change change in the heart.", view="AP", drawable=False) == ("repeated: change",)
+    assert faults("The heart heart.", view="AP", drawable=False) == ("repeated: heart",)
+    text = (
+        "The aorta is tortuous. Mild edema. There is tortuosity of the thoracic aorta. No edema. Left and right edema."
+    )
+    assert restated(text) == ["tortuous aorta", "pulmonary edema"]
+    assert restated("Tortuous aorta. No edema. No pneumothorax. No edema or pneumothorax.") == []
+
+
 ASKED = Request(Keywords(("heart", "lung"), ("small left pleural effusion",)))
-
-
-def assembled(text: str, *others: str, excerpts: tuple[str, ...] = ()) -> str:
-    best = read_back(text, ASKED)
-    return assemble(best, Pool([text, *others], excerpts), read=lambda report: read_back(report, ASKED)).report
-
-
-def test_an_unasked_sentence_is_dropped() -> None:
-    whole = "The heart is normal. The lungs are clear. Small left pleural effusion."
-    assert assembled(whole) == whole
-    assert assembled(whole + " Right pneumothorax.") == whole
-    assert assembled("No pleural effusion. " + whole) == whole
-
-
-def test_a_missing_keyword_comes_with_its_sentence_at_its_place() -> None:
-    other = "Small left pleural effusion. The heart is large. There is a right pneumothorax."
-    assert assembled("The heart is normal. The lungs are clear.", other) == (
-        "Small left pleural effusion. The heart is normal. The lungs are clear."
-    )
-    excerpt = ("There is a small left pleural effusion. No pneumothorax.",)
-    assert assembled("The heart is normal. The lungs are clear.", excerpts=excerpt) == (
-        "The heart is normal. The lungs are clear. There is a small left pleural effusion."
-    )
-
-
-def test_a_sentence_with_a_fault_of_its_own_is_not_taken() -> None:
-    other = (
-        "Small left pleural effusion and right pneumothorax. Large left pleural effusion. Small left pleural effusion"
-    )
-    before = "The heart is normal. The lungs are clear."
-    assert assembled(before, other) == before
-
-
-def test_nothing_is_made_worse_and_the_last_sentence_stays() -> None:
-    assert assembled("Right pneumothorax.") == "Right pneumothorax."
 
 
 def test_contradictions_weigh_more_than_omissions() -> None:

@@ -106,7 +106,7 @@ def test_rows_are_written_sorted_and_what_is_missing_is_counted(
     assert lines[0]["verified"] is False
     assert lines[0]["missing"] == ["heart"]
     assert lines[1] == {
-        "study_id": "b", "report": "The heart is normal.", "verified": True, "attempts": 1, "assembled": False,
+        "study_id": "b", "report": "The heart is normal.", "verified": True, "attempts": 1, "guided": False,
         "missing": [], "contradicting": [], "unasked": [], "faults": [],
     }  # fmt: skip
     out = capsys.readouterr().out

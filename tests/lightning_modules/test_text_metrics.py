@@ -111,7 +111,7 @@ def test_what_a_test_logs() -> None:
     assert values["contradiction"] == 0.5
     assert values["unasked"] == 0
     assert values["verified"] == 0.5
-    assert values["assembled"] == 0
+    assert values["guided"] == 0
     assert values["finding_f1"] == pytest.approx(2 / 3)  # one stated, two asked, one of both
     assert values["perplexity"] == pytest.approx(np.exp(0.1))
     assert values["perplexity_word"] == pytest.approx(np.exp(3 / 15))
