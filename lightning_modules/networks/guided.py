@@ -18,6 +18,7 @@ from lightning_modules.networks.generation import Continuation
 FULL_STOPS = (".", "?", "!")
 MOST_SENTENCES = 24
 DETOURS = 1  # sentences in a row that say nothing of what is missing
+FEW = 4  # sound sentences of which the most probable is kept where it may say what it likes: variety, but no nonsense
 MOST_STUCK = 4  # times that nothing drawn would do, before a text is given up
 
 
@@ -70,14 +71,13 @@ def choose(now: Text, candidates: Sequence[tuple[Continuation, Text]], *, detour
     Args:
         now: the text so far.
         candidates: continuations in the order in which they were drawn, each with the text as it would read.
-        detour: whether the first may be kept although it says nothing of what is missing.
+        detour: whether one may be kept that says nothing of what is missing, if the first does not.
     """
     sound = [n for n, one in enumerate(candidates) if wrong(one[1]) <= wrong(now) and _complete(*one)]
     helpful = [n for n in sound if len(candidates[n][1].check.missing) < len(now.check.missing)]
-    if sound and (not now.check.missing or (detour and sound[0] not in helpful)):
-        return sound[0]
+    free = not now.check.missing or (detour and bool(sound) and sound[0] not in helpful)
     # Rounded: the last bits depend on the batch, and what is written should not.
-    return max(helpful, key=lambda n: (round(_mean(candidates[n][0]), 3), -n), default=None)
+    return max(sound[:FEW] if free else helpful, key=lambda n: (round(_mean(candidates[n][0]), 3), -n), default=None)
 
 
 def _complete(continuation: Continuation, text: Read) -> bool:

@@ -18,7 +18,7 @@ from datamodules.reports.keywords import Keywords, Verification, parse, verify
 from lightning_modules.networks.generation import Continuation, generate, log_likelihoods
 from lightning_modules.networks.guided import FULL_STOPS, Place, write_guided
 from lightning_modules.networks.language_model import Codec
-from lightning_modules.networks.text_checks import BLANKS, faults, restated, split_sentences
+from lightning_modules.networks.text_checks import BLANKS, faults, imprecise, restated, split_sentences
 
 ROWS = 128  # texts written at a time: bounds the memory of the key-value cache
 SENTENCE = 64  # longest sentence in sub-words
@@ -211,7 +211,9 @@ class Writer:
             text = self.clean(self.codec.decode([ids])[0])
             found = read_back(text, requests[number], known=self.known)
             # Reports do say a thing twice, but a text that is being steered must not go in circles.
-            return dataclasses.replace(found, faults=(*found.faults, *(f"again: {word}" for word in restated(text))))
+            asked = requests[number].keywords.pathology
+            again = [*restated(text), *imprecise(text, asked=asked, missing=found.check.missing)]
+            return dataclasses.replace(found, faults=(*found.faults, *(f"again: {word}" for word in again)))
 
         def sample(places: Sequence[Place]) -> list[list[Continuation]]:
             found = self._continue(

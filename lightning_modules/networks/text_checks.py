@@ -106,6 +106,18 @@ def restated(text: str) -> list[str]:
     return list(again)
 
 
+def imprecise(text: str, *, asked: Sequence[str], missing: Sequence[str]) -> list[str]:
+    """Pathologies stated with another side or severity than asked, so that they would have to be said again.
+
+    Args:
+        text: a report or the beginning of one.
+        asked: pathology keywords.
+        missing: those that the text does not state.
+    """
+    words = {parse(keyword).word for keyword in missing}
+    return [keyword for keyword in _pathologies(text) if keyword not in asked and parse(keyword).word in words]
+
+
 @functools.lru_cache(maxsize=100_000)
 def _pathologies(sentence: str) -> tuple[str, ...]:
     return keywords_of(sentence).pathology

@@ -41,8 +41,10 @@ def test_the_most_probable_that_says_something_missing_is_kept() -> None:
     assert chosen([HEART], drawn(PNEUMOTHORAX, likelihood=0.0), drawn(DENIED, likelihood=0.0), effusion) == effusion
 
 
-def test_a_detour_is_the_first_that_was_drawn() -> None:
+def test_a_detour_is_made_if_the_first_that_is_sound_is_one() -> None:
     assert chosen([HEART], drawn(PNEUMOTHORAX), drawn(CLEAR), drawn(EFFUSION), detour=True) == drawn(CLEAR)
+    few = [drawn(CLEAR, likelihood=-2.0), *[drawn(CLEAR, likelihood=-1.5)] * 3, drawn(CLEAR, likelihood=-0.5)]
+    assert chosen([HEART], *few, detour=True) == few[1]  # the most probable of the first four
     assert chosen([HEART], drawn(EFFUSION, likelihood=-9), drawn(CLEAR), drawn(OTHER), detour=True) == drawn(OTHER)
     assert chosen([HEART], drawn(CLEAR), drawn(CLEAR)) is None
     assert chosen([HEART], drawn(PNEUMOTHORAX), drawn(DENIED), detour=True) is None

@@ -4,7 +4,14 @@ import pytest
 
 from datamodules.reports.keywords import Keywords
 from lightning_modules.networks.report_writer import Request, Sampling, read_back
-from lightning_modules.networks.text_checks import faults, restated, split_sentences, undrawable, view_conflicts
+from lightning_modules.networks.text_checks import (
+    faults,
+    imprecise,
+    restated,
+    split_sentences,
+    undrawable,
+    view_conflicts,
+)
 
 
 def test_sentences_are_split_at_full_stops_only() -> None:
@@ -75,6 +82,14 @@ def test_what_is_said_twice() -> None:
     )
     assert restated(text) == ["tortuous aorta", "pulmonary edema"]
     assert restated("Tortuous aorta. No edema. No pneumothorax. No edema or pneumothorax.") == []
+
+
+def test_what_would_have_to_be_said_again() -> None:
+    asked, missing = ("severe emphysema", "left opacity", "edema"), ("severe emphysema", "left opacity")
+    text = "Mild emphysema. Opacity in the right base. Mild edema. Scoliosis."
+    assert imprecise(text, asked=asked, missing=missing) == ["mild emphysema", "right opacity"]
+    assert imprecise(text, asked=asked, missing=()) == []
+    assert imprecise("Severe emphysema. Left opacity.", asked=asked, missing=missing) == []
 
 
 ASKED = Request(Keywords(("heart", "lung"), ("small left pleural effusion",)))
