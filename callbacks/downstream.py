@@ -30,6 +30,8 @@ class DownstreamClassifier(Callback):
       the same findings on both sides; `<prefix>/auroc_<side>/<finding>` for each of them.
     - `<prefix>/auroc_<ratio>`: the macro of `output` over that of the real images; `<prefix>/auroc_<ratio>_chance`:
       what images without information would reach (0.5 over real), since a ratio does not start from 0.
+      `<prefix>/auroc_<ratio>/<finding>`: the same ratio for each finding in the macro. With few positives it is
+      noisy: their number stands in the protocol.
     - `<prefix>/auroc_findings`: how many findings are in the macro average.
 
     A finding left out is named with its counts in the protocol. With no finding in, the macro is NaN.
@@ -103,6 +105,12 @@ class DownstreamClassifier(Callback):
             for finding, value, included in zip(FINDINGS, result.per_finding, result.included, strict=True):
                 if included:
                     values[f"{self.prefix}/auroc_{side}/{slug(finding)}"] = value
+        for finding, at_real, at_fake, included in zip(
+            FINDINGS, real.per_finding, fake.per_finding, real.included, strict=True
+        ):
+            if included:
+                ratio = at_fake / at_real if at_real else math.nan
+                values[f"{self.prefix}/auroc_{self.ratio}/{slug(finding)}"] = ratio
         for key, value in values.items():
             pl_module.log(key, torch.tensor(value, device=pl_module.device), sync_dist=True, batch_size=1)
         self._protocol = self._describe(real, [key for key, value in values.items() if math.isnan(value)])
@@ -128,6 +136,6 @@ class DownstreamClassifier(Callback):
             "left_out": {f: c for f, c in counts.items() if f not in included},
         }
         if undefined:
-            reason = f"no finding has {self.min_positives} positives and negatives among {result.n} images"
-            described["undefined"] = dict.fromkeys(undefined, reason)
+            few = f"no finding has {self.min_positives} positives and negatives among {result.n} images"
+            described["undefined"] = dict.fromkeys(undefined, "the AUROC of the real images is 0" if included else few)
         return described

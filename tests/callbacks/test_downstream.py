@@ -41,6 +41,9 @@ def test_macro_and_findings_equal_sklearn_on_both_sides(tmp_path: Path):
     assert got["classifier/auroc_ratio"] == pytest.approx(
         got["classifier/auroc_synthetic"] / got["classifier/auroc_real"], rel=1e-6
     )
+    for f in included:
+        ratio = made[f] / real[f]
+        assert got[f"classifier/auroc_ratio/{slug(FINDINGS[f])}"] == pytest.approx(ratio, abs=1e-6)
     assert got["classifier/auroc_ratio_chance"] == pytest.approx(0.5 / got["classifier/auroc_real"], rel=1e-6)
     assert got["classifier/auroc_findings"] == len(included)
     assert "classifier/auroc_real/pleural_other" not in got
@@ -59,9 +62,11 @@ def test_reconstructions_are_called_retained(tmp_path: Path):
         [DownstreamClassifier(RandomProjection(), output="reconstruction", prefix="codebook", ratio="retained")],
     )
     t.test(TinyStage(), TinyData(40), verbose=False)
-    assert {"codebook/auroc_real", "codebook/auroc_reconstruction", "codebook/auroc_retained"} <= set(
-        t.callback_metrics
-    )
+    assert {
+        "codebook/auroc_real", "codebook/auroc_reconstruction", "codebook/auroc_retained",
+        "codebook/auroc_retained/cardiomegaly",
+    } <= set(t.callback_metrics)  # fmt: skip
+    assert "codebook/auroc_retained/pleural_other" not in t.callback_metrics
 
 
 def test_no_finding_with_enough_positives_is_nan_with_a_reason(tmp_path: Path):
@@ -72,6 +77,26 @@ def test_no_finding_with_enough_positives_is_nan_with_a_reason(tmp_path: Path):
     assert t.callback_metrics["classifier/auroc_findings"] == 0
     undefined = callback.protocol()["classifier/auroc_synthetic"]["undefined"]
     assert undefined["classifier/auroc_ratio"] == "no finding has 30 positives and negatives among 20 images"
+
+
+def test_a_ratio_to_nothing_is_nan_with_a_reason(tmp_path: Path):
+    class Opposite(RandomProjection):
+        def logits(self, image: Tensor) -> Tensor:
+            return -super().logits(image)
+
+    class Exact(TinyData):
+        def images(self) -> Images:
+            images = super().images()
+            images.image[:, 0, : len(FINDINGS)] = 0.5 * images.labels.nan_to_num()[:, :, None]
+            return images
+
+    callback = DownstreamClassifier(Opposite(), min_positives=5)
+    t = trainer(tmp_path, [callback])
+    t.test(TinyStage(), Exact(40), verbose=False)
+    assert t.callback_metrics["classifier/auroc_real"] == 0
+    assert math.isnan(t.callback_metrics["classifier/auroc_ratio/cardiomegaly"])
+    undefined = callback.protocol()["classifier/auroc_synthetic"]["undefined"]
+    assert undefined["classifier/auroc_ratio/cardiomegaly"] == "the AUROC of the real images is 0"
 
 
 def test_logits_that_are_not_finite_name_the_image(tmp_path: Path):
