@@ -22,15 +22,17 @@ MARGIN = 6  # pixels between cells
 HEADER = 18  # the line above a row of images that names it
 FONT_SIZE = 12
 MAX_LINES = 18  # a longer report ends in "..."; Pillow's font has no ellipsis and no ×
-# A difference of 0.5, a quarter of the range [-1,1], is drawn white: reconstruction errors are small.
+# A difference of a quarter of the range from black to white is drawn white: reconstruction errors are small.
 DIFFERENCE_GAIN = 4
+DIFFERENCE = f"|difference|, white = {100 // DIFFERENCE_GAIN} % of the range or more"
 
 
 class SampleGrid(Callback):
     """Writes `<default_root_dir>/pictures/{validate,test}-<epoch>.png` and gives it to loggers that take images.
 
-    Rows: real; `output`; for reconstructions their absolute difference; the report. In validation, epochs whose step
-    returns no `output` are passed over, since a generator does not sample at each.
+    Rows: real; `output`; for reconstructions a map of their absolute difference, whose heading states the scale, and
+    the mean difference of each image before its report; the report. Both are shares of the range from black to white.
+    In validation, epochs whose step returns no `output` are passed over, since a generator does not sample at each.
 
     Args:
         output: the key of the images in what the step returns.
@@ -92,16 +94,31 @@ class SampleGrid(Callback):
         real = check_images(batch["image"][:count], what="real", ids=ids)
         first = {key: value[:count] for key, value in outputs.items() if key == self.output} if made else outputs
         fake = images_of(first, key=self.output, like=real, ids=ids)
-        rows = {"real": real, self.output: fake}
+        rows, captions = {"real": real, self.output: fake}, batch["report"][:count]
         if self.difference:
-            gap = (fake - real).abs()
-            rows[f"|difference| x {DIFFERENCE_GAIN}"] = (gap * DIFFERENCE_GAIN - 1).clamp(max=1)
-        picture = compose(rows, captions=batch["report"][:count], cell=self.cell)
+            rows[DIFFERENCE], means = error_map(fake, real)
+            captions = [f"[mean {mean:.1f} %] {caption}" for mean, caption in zip(means, captions, strict=True)]
+        picture = compose(rows, captions=captions, cell=self.cell)
         path = Path(trainer.default_root_dir) / "pictures" / f"{stage}-{trainer.current_epoch}.png"
         save_picture(picture, path)
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
                 logger.log_image(key=f"pictures/{stage}", images=[picture])
+
+
+def error_map(images: Tensor, reference: Tensor) -> tuple[Tensor, list[float]]:
+    """The absolute differences as a picture, and the mean of each image in percent of the range from black to white.
+
+    Args:
+        images: float [K,1,H,W] in [-1,1].
+        reference: of the same shape and range.
+
+    Returns:
+        Float [K,1,H,W] in [-1,1], -1 where they are equal and 1 where they differ by 1 / `DIFFERENCE_GAIN` of the range
+        or more; K percentages.
+    """
+    share = (images - reference).abs() / 2
+    return (2 * share * DIFFERENCE_GAIN - 1).clamp(max=1), (100 * share.mean((1, 2, 3))).tolist()
 
 
 def compose(rows: dict[str, Tensor], *, captions: list[str], cell: int) -> Image.Image:

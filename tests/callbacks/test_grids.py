@@ -9,7 +9,17 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image, ImageFont
 
-from callbacks.grids import DIFFERENCE_GAIN, HEADER, MARGIN, MAX_LINES, SampleGrid, compose, wrap
+from callbacks.grids import (
+    DIFFERENCE,
+    DIFFERENCE_GAIN,
+    HEADER,
+    MARGIN,
+    MAX_LINES,
+    SampleGrid,
+    compose,
+    error_map,
+    wrap,
+)
 from tests.callbacks.chain import Images, TinyData, TinyStage, trainer
 
 
@@ -79,6 +89,16 @@ def test_a_test_draws_reconstructions_with_their_difference_and_gives_them_to_lo
     image = Images(8).image[:1]
     gap = (torch.nn.functional.avg_pool2d(image, 3, 1, 1) * 0.9 - image).abs().mean() * DIFFERENCE_GAIN
     assert third.mean() == pytest.approx(min(gap.item(), 2.0) * 127.5, rel=0.1)
+
+
+def test_the_error_map_is_white_from_a_quarter_of_the_range_on():
+    real = torch.zeros(1, 1, 2, 2)
+    made = torch.tensor([[[[0.0, 0.25], [-0.5, 1.0]]]])
+    drawn, means = error_map(made, real)
+    assert drawn.flatten().tolist() == [-1.0, 0.0, 1.0, 1.0]
+    assert means == pytest.approx([100 * (0.25 + 0.5 + 1.0) / 4 / 2])
+    assert f"{100 // DIFFERENCE_GAIN} % of the range" in DIFFERENCE
+    assert DIFFERENCE_GAIN == 4
 
 
 def test_a_validation_step_may_sample_fewer_images_than_the_batch_holds(tmp_path: Path):
