@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.manifest import Manifest, make_manifest
 from datamodules.reports.labels import FINDINGS, VIEWS
+from lightning_modules.networks.quantizer import CodeUsage
 
 SIZE = 16
 
@@ -92,8 +94,11 @@ class TinyData(pl.LightningDataModule):
         ]
         return make_manifest(rows, source="tiny")
 
+    def images(self) -> Images:
+        return Images(self.n, broken=self.broken)
+
     def _loader(self, *, spread: bool) -> DataLoader:
-        data = Images(self.n, broken=self.broken)
+        data = self.images()
         sampler = None
         if spread and self.trainer is not None and self.trainer.world_size > 1:
             sampler = UnpaddedSampler(self.n, rank=self.trainer.global_rank, world=self.trainer.world_size)
@@ -144,6 +149,59 @@ class TinyStage(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class TinyQuantizer(nn.Module):
+    """Six codes at equal steps from -1 to 1."""
+
+    codes, cosine = 6, False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("restarted", torch.tensor(0), persistent=False)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        return (codes.float() / 2.5 - 1)[:, None]
+
+    def encode(self, latent: Tensor) -> Tensor:
+        return ((latent[:, 0] + 1) * 2.5).round().long()
+
+
+class TinyNetwork(nn.Module):
+    """A code for each 4 × 4 pixels: their mean grey level."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(grid=4)
+        self.quantizer = TinyQuantizer()
+
+    def latent(self, image: Tensor) -> Tensor:
+        return F.avg_pool2d(image, 4)
+
+
+class TinyCodebook(TinyStage):
+    """A stage with codes; each training step "restarts" two of them."""
+
+    def __init__(self, *, returns_codes: bool = False) -> None:
+        super().__init__()
+        self.network = TinyNetwork()
+        self.train_codes = CodeUsage(6)
+        self.returns_codes = returns_codes
+
+    def encode(self, image: Tensor) -> Tensor:
+        return self.network.quantizer.encode(self.network.latent(image))
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        self.train_codes.update(self.encode(batch["image"]))
+        self.network.quantizer.restarted += 2
+        return super().training_step(batch, batch_idx)
+
+    def on_train_epoch_end(self) -> None:
+        self.train_codes.reset()
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        codes = {"codes": self.encode(batch["image"])} if self.returns_codes else {}
+        return super().test_step(batch, batch_idx) | codes
 
 
 def trainer(folder: Path, callbacks: list[pl.Callback], **kwargs: Any) -> pl.Trainer:
