@@ -3,6 +3,7 @@
 from typing import Any, Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 EXTRACTOR_ATTRIBUTES = ("name", "digest", "num_features", "features", "logits")
 
@@ -34,6 +35,55 @@ class DecodesRandom(Protocol):
 
     def decode_random(self, n: int, *, seed: int) -> Tensor:
         """Float [n,1,H,W] in [-1,1], the same for the same n and seed."""
+
+
+class Quantizer(Protocol):
+    """What gives latents their codes.
+
+    Attributes:
+        codes: K, how many there are.
+        cosine: whether latents are compared by their direction only.
+    """
+
+    codes: int
+    cosine: bool
+
+    def encode(self, latent: Tensor) -> Tensor:
+        """Float [B,D,h,w] → int64 [B,h,w]."""
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """int64 [B,h,w] → float32 [B,D,h,w]."""
+
+
+class CodebookSizes(Protocol):
+    """Sizes of an autoencoder."""
+
+    @property
+    def grid(self) -> int:
+        """Cells a row: h = w."""
+
+
+class CodebookNetwork(Protocol):
+    """An autoencoder with a quantiser in its middle."""
+
+    config: CodebookSizes
+    quantizer: Quantizer
+
+    def latent(self, image: Tensor) -> Tensor:
+        """Float32 [B,1,H,W] in [-1,1] → float [B,D,h,w], before quantisation."""
+
+
+@runtime_checkable
+class HasCodebook(Protocol):
+    """A module that gives images codes.
+
+    Attributes:
+        network: see `CodebookNetwork`.
+        train_codes: counts the codes of the training epoch on all ranks; `compute()["usage"]` is the share that occurs.
+    """
+
+    network: CodebookNetwork
+    train_codes: Metric
 
 
 @runtime_checkable
