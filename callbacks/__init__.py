@@ -1,9 +1,23 @@
-"""What is measured on generated sets or written to disk; a callback reaches a module through a Protocol."""
+"""What is measured on generated sets or written to disk; a callback reaches a module by a Protocol, never its class."""
 
+from callbacks.atlas import CodeAtlas
+from callbacks.codes import CodeHealth
+from callbacks.contrast import FindingContrast
 from callbacks.downstream import DownstreamClassifier
 from callbacks.fid import FrechetDistance
 from callbacks.grids import SampleGrid
 from callbacks.metrics_file import MetricsFile
 from callbacks.progress import ProgressLine
+from callbacks.similarity import MultiScaleSimilarity
 
-__all__ = ["DownstreamClassifier", "FrechetDistance", "MetricsFile", "ProgressLine", "SampleGrid"]
+__all__ = [
+    "CodeAtlas",
+    "CodeHealth",
+    "DownstreamClassifier",
+    "FindingContrast",
+    "FrechetDistance",
+    "MetricsFile",
+    "MultiScaleSimilarity",
+    "ProgressLine",
+    "SampleGrid",
+]

@@ -97,7 +97,7 @@ class SampleGrid(Callback):
         rows, captions = {"real": real, self.output: fake}, batch["report"][:count]
         if self.difference:
             rows[DIFFERENCE], means = error_map(fake, real)
-            captions = [f"[mean {mean:.1f} %] {caption}" for mean, caption in zip(means, captions, strict=True)]
+            captions = [f"[mean error {mean:.1f} %] {caption}" for mean, caption in zip(means, captions, strict=True)]
         picture = compose(rows, captions=captions, cell=self.cell)
         path = Path(trainer.default_root_dir) / "pictures" / f"{stage}-{trainer.current_epoch}.png"
         save_picture(picture, path)

@@ -15,8 +15,11 @@ from callbacks.metrics_json import SCHEMA, write_json
 KEY_FIGURES: tuple[str, ...] = (
     "codebook/psnr",
     "codebook/ssim",
+    "codebook/ms_ssim",
     "codebook/usage",
+    "codebook/bits",
     "codebook/rfid",
+    "codebook/auroc_retained",
     "aligner/pointing",
     "aligner/pointing_chance",
     "prompter/coverage",

@@ -1,5 +1,6 @@
 """Every YAML under configs/ is run or parsed by the real command line."""
 
+import math
 import os
 import shutil
 import subprocess
@@ -72,6 +73,26 @@ def test_the_callbacks_of_the_shipped_configs_write_their_metrics(chain: Chain, 
     assert written[key] > 0
     assert written["protocol"]
     assert list((tmp_path / "pictures").glob("*.png"))
+
+
+def test_the_codebook_panel_measures_and_draws(chain: Chain, tmp_path: Path) -> None:
+    arguments = chain.arguments("fit", "codebook", f"--run_dir={tmp_path}")
+    position = arguments.index("--trainer.callbacks=[]")
+    # The shipped list of the panel after an empty one, as `callbacks+` in a file adds to what stood before it.
+    config = str(ROOT / "configs/experiment/codebook-panel.yaml")
+    cli = main([*arguments[: position + 1], "-c", config, *arguments[position + 1 :]])
+    logged = {key: float(value) for key, value in cli.trainer.callback_metrics.items()}
+    assert 0 <= logged["train/dead"] < 32
+    arguments = chain.arguments("test", "codebook", f"--run_dir={tmp_path}")
+    main([*arguments[: position + 1], "-c", config, *arguments[position + 1 :], "--trainer.callbacks+=MetricsFile"])
+    written = yaml.safe_load((tmp_path / "metrics.json").read_text())
+    assert 0 < written["codebook/ms_ssim"] < 1
+    assert 0 <= written["codebook/bits"] < written["codebook/bits_nominal"] == 64 * 5
+    assert written["codebook/usage"] == pytest.approx(1 - written["codebook/dead"] / 32)
+    assert written["codebook/bits"] == pytest.approx(64 * math.log2(written["codebook/perplexity"]), abs=1e-3)
+    assert written["codebook/cnr_findings"] >= 1
+    assert written["protocol"]["metrics"]["codebook/cnr_retained"]["included"]
+    assert (tmp_path / "pictures" / "atlas.png").is_file()
 
 
 @pytest.mark.parametrize("file", BY_FOLDER["trainer"])

@@ -56,7 +56,7 @@ def test_stages_are_merged_flat_with_their_protocols(tmp_path: Path, capsys: pyt
     assert "generator: classifier/auroc_ratio is null: no positives" in out
     assert "tested on different data (codebook: aaaaaaaaaaaa; generator: bbbbbbbbbbbb)" in out
     assert "5 images for 6 features" in out
-    assert "not measured yet: codebook/ssim, codebook/rfid, aligner/pointing" in out
+    assert "not measured yet: codebook/ssim, codebook/ms_ssim, codebook/bits, codebook/rfid," in out
     pictures = [line.removeprefix("picture: ") for line in out.splitlines() if line.startswith("picture: ")]
     assert pictures == [str(picture), str(samples / "contact_sheet.png")]
     assert "next: look at the pictures" in out
