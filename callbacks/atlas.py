@@ -1,6 +1,7 @@
 """`CodeAtlas`: what the codes stand for, as a PNG of real patches that a test's codebook gives them."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,12 @@ class CodeAtlas(Callback):
     """Writes `<default_root_dir>/pictures/atlas.png` at the end of a test and gives it to loggers that take images.
 
     Each row is a code: its number, how many cells of the images have it, and the patches whose latents lie nearest to
-    its vector, nearest first, at most one an image. The patches are those of training images, which the codebook was
-    made of. To the left stand the most used codes, to the right the least used that occur at all; the codes that do
-    not occur are counted in the heading.
+    it, nearest first, at most one an image. The patches are those of training images, which the codebook was made of.
+    To the left stand the most used codes, to the right the least used that occur at all; the codes that do not occur
+    are counted in the heading.
+
+    Near is measured from the code's vector where the quantiser compares latents with vectors, which it says by having
+    `cosine` (whether by direction only); for others (FSQ, LFQ) from the mean latent of the cells that have the code.
 
     Args:
         images: training images that are looked at, drawn by `seed`; all where there are fewer.
@@ -76,20 +80,36 @@ class CodeAtlas(Callback):
         images = trainer.datamodule.reference_images(self.images, seed=self.seed)  # type: ignore[attr-defined]
         ids = [f"reference-{i}" for i in range(len(images))]
         images = check_images(images, what="reference", ids=ids)
-        quantizer, grid = pl_module.network.quantizer, pl_module.network.config.grid
-        side = cut(images[:1], grid=grid, margin=self.margin).shape[-1]
-        bank = PatchBank(quantizer.codes, patches=self.patches, side=side).to(pl_module.device)
-        for keys in torch.arange(len(images))[trainer.global_rank :: trainer.world_size].split(CHUNK):
+        network = pl_module.network
+        side = cut(images[:1], grid=network.config.grid, margin=self.margin).shape[-1]
+        bank = PatchBank(network.quantizer.codes, patches=self.patches, side=side).to(pl_module.device)
+        own = torch.arange(len(images))[trainer.global_rank :: trainer.world_size].split(CHUNK)
+        cosine = getattr(network.quantizer, "cosine", None)
+        means = self._means(trainer, pl_module, [images[keys] for keys in own]) if cosine is None else None
+        for keys in own:
             chosen = images[keys].to(pl_module.device)
             codes, latent = encoded(chosen, trainer, pl_module)
-            if quantizer.cosine:
+            if cosine:
                 latent = functional.normalize(latent, dim=1)
-            distances = (latent - quantizer.lookup(codes).float()).square().sum(1).sqrt()
-            pixels = cut(chosen, grid=grid, margin=self.margin)
+            centre = network.quantizer.lookup(codes).float() if means is None else means[codes].permute(0, 3, 1, 2)
+            distances = (latent - centre).square().sum(1).sqrt()
+            pixels = cut(chosen, grid=network.config.grid, margin=self.margin)
             bank.update(codes.flatten(1), distances.flatten(1), pixels, keys.to(pl_module.device))
         found = bank.compute()
         if trainer.is_global_zero:
             self._draw(trainer, found, shown=len(images))
+
+    def _means(self, trainer: Trainer, module: LightningModule, chunks: Sequence[Tensor]) -> Tensor:
+        """Mean latent of the cells of each code over all ranks, float32 [K,D]; 0 for codes that do not occur."""
+        assert isinstance(module, HasCodebook)
+        sums: Tensor | None = None
+        for images in chunks:  # a rank without images has one chunk of none
+            codes, latent = encoded(images, trainer, module)
+            rows = torch.cat([latent, torch.ones_like(latent[:, :1])], dim=1).permute(0, 2, 3, 1).flatten(0, 2).double()
+            sums = rows.new_zeros(module.network.quantizer.codes, rows.shape[1]) if sums is None else sums
+            sums.index_add_(0, codes.flatten(), rows)
+        total = trainer.strategy.reduce(sums, reduce_op="sum")
+        return (total[:, :-1] / total[:, -1:].clamp(min=1)).float()
 
     def _draw(self, trainer: Trainer, found: Patches, *, shown: int) -> None:
         dead = int((found.counts == 0).sum())

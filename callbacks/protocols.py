@@ -42,11 +42,9 @@ class Quantizer(Protocol):
 
     Attributes:
         codes: K, how many there are.
-        cosine: whether latents are compared by their direction only.
     """
 
     codes: int
-    cosine: bool
 
     def encode(self, latent: Tensor) -> Tensor:
         """Float [B,D,h,w] → int64 [B,h,w]."""

@@ -167,6 +167,17 @@ class TinyQuantizer(nn.Module):
         return ((latent[:, 0] + 1) * 2.5).round().long()
 
 
+class TinyScalarQuantizer(nn.Module):
+    """The same codes of latents, whose vectors are of a space of their own, as those of FSQ are."""
+
+    codes = 6
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        return (100.0 + codes.float())[:, None].expand(-1, 3, -1, -1)
+
+    encode = TinyQuantizer.encode
+
+
 class TinyNetwork(nn.Module):
     """A code for each 4 × 4 pixels: their mean grey level."""
 
@@ -182,9 +193,11 @@ class TinyNetwork(nn.Module):
 class TinyCodebook(TinyStage):
     """A stage with codes; each training step "restarts" two of them."""
 
-    def __init__(self, *, returns_codes: bool = False) -> None:
+    def __init__(self, *, returns_codes: bool = False, vectors: bool = True) -> None:
         super().__init__()
         self.network = TinyNetwork()
+        if not vectors:
+            self.network.quantizer = TinyScalarQuantizer()
         self.train_codes = CodeUsage(6)
         self.returns_codes = returns_codes
 

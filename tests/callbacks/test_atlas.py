@@ -36,9 +36,10 @@ def test_patches_stand_in_their_codes_row_without_smoothing():
     assert (picture[top : top + 8, left + 10 :] == 255).all()
 
 
-def test_the_atlas_of_a_test_shows_the_training_patches_nearest_to_their_codes(tmp_path: Path):
+@pytest.mark.parametrize("vectors", [True, False])
+def test_the_atlas_of_a_test_shows_the_training_patches_nearest_to_their_codes(tmp_path: Path, vectors: bool):
     t = trainer(tmp_path, [CodeAtlas(images=40, codes=2, patches=3, margin=0.0, width=8, seed=5)])
-    stage = TinyCodebook()
+    stage = TinyCodebook(vectors=vectors)
     t.test(stage, TinyData(9), verbose=False)
     picture = np.asarray(Image.open(tmp_path / "pictures" / "atlas.png"))
     images = Images(40, seed=1005).image
@@ -46,7 +47,8 @@ def test_the_atlas_of_a_test_shows_the_training_patches_nearest_to_their_codes(t
     most, _ = ends(torch.bincount(codes.flatten(), minlength=6), each=2)
     code = int(most[0])
     mean = torch.nn.functional.avg_pool2d(images, 4)[:, 0]
-    distance = (mean - stage.network.quantizer.lookup(codes)[:, 0]).abs().masked_fill(codes != code, torch.inf)
+    centre = stage.network.quantizer.lookup(torch.tensor([[[code]]])).item() if vectors else mean[codes == code].mean()
+    distance = (mean - centre).abs().masked_fill(codes != code, torch.inf)
     nearest = distance.flatten(1).min(1)
     image = int(nearest.values.argmin())
     row, column = divmod(int(nearest.indices[image]), 4)
