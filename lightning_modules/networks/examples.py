@@ -6,7 +6,7 @@ word calls for which sentence, and the rarer its words, the more often a sentenc
 says which of both is asked for.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -46,6 +46,22 @@ def prompt(keywords: Keywords | None, *, view: str = UNKNOWN, form: str = REPORT
     return head if keywords is None else f"{head}: {keywords.prompt()}"
 
 
+def vocabulary_keywords(report: str, vocabulary: Vocabulary) -> Keywords:
+    """The keywords of a report that are in the vocabulary, as it draws them.
+
+    A word that has no severity in any of its forms, as no device has, keeps none: it would never be drawn with one.
+    """
+    found = keywords_of(report, words=vocabulary.words)
+    return Keywords(found.anatomy, tuple(_graded_as_drawn(text, vocabulary) for text in found.pathology))
+
+
+def _graded_as_drawn(text: str, vocabulary: Vocabulary) -> str:
+    keyword = parse(text)
+    if keyword.severity is None or any(parse(form).severity for form in vocabulary.entries[keyword.word].forms):
+        return text
+    return str(replace(keyword, severity=None))
+
+
 class Examples:
     """Draws training texts, and remembers the keywords of what it saw, since each report comes every epoch.
 
@@ -62,7 +78,7 @@ class Examples:
     def keywords_of(self, text: str) -> Keywords:
         """The keywords of a report or sentence that are in the vocabulary."""
         if text not in self._keywords:
-            self._keywords[text] = keywords_of(text, words=self.vocabulary.words)
+            self._keywords[text] = vocabulary_keywords(text, self.vocabulary)
         return self._keywords[text]
 
     def draw(self, report: str, *, view: str, rng: np.random.Generator) -> list[tuple[str, str]]:

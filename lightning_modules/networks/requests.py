@@ -12,9 +12,10 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from datamodules.manifest import Batch
-from datamodules.reports.keywords import Keywords, keywords_of, parse
+from datamodules.reports.keywords import Keywords, parse
 from datamodules.reports.labels import VIEWS
 from datamodules.reports.vocabulary import Vocabulary
+from lightning_modules.networks.examples import vocabulary_keywords
 from lightning_modules.networks.report_writer import Request, Written
 
 Mode = Literal["auto", "keywords", "labels", "rewrite"]
@@ -28,12 +29,12 @@ class Study(NamedTuple):
     row: dict[str, Any]
 
 
-def drawable_keywords(report: str, *, words: Collection[str]) -> Keywords:
+def drawable_keywords(report: str, vocabulary: Vocabulary) -> Keywords:
     """The keywords of what a report sees for sure: what it only suspects is left out with the places in the sentence.
 
     Comparisons, history and advice hold no keywords, since keywords say what is there and not since when.
     """
-    keywords = keywords_of(report, words=words)
+    keywords = vocabulary_keywords(report, vocabulary)
     return Keywords(keywords.anatomy, tuple(text for text in keywords.pathology if not parse(text).possible))
 
 
@@ -51,13 +52,14 @@ def study_of(batch: Batch, i: int, *, mode: Mode, vocabulary: Vocabulary, seed: 
     if from_labels:
         if np.isnan(labels).all():
             return None
-        keywords = vocabulary.from_labels(labels, np.random.default_rng([seed, zlib.crc32(study.encode())]))
+        rng = np.random.default_rng([seed, zlib.crc32(study.encode())])
+        keywords = vocabulary.from_labels(labels, rng, view=view)
     elif not report:
         return None
     elif mode == "rewrite":
-        keywords = drawable_keywords(report, words=vocabulary.words)
+        keywords = drawable_keywords(report, vocabulary)
     else:
-        keywords = keywords_of(report, words=vocabulary.words)
+        keywords = vocabulary_keywords(report, vocabulary)
     row = {
         "study_id": study,
         "keywords": keywords.as_dict(),

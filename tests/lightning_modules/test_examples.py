@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from datamodules.reports.keywords import Keywords
+from datamodules.reports.keywords import Keywords, keywords_of
 from datamodules.reports.vocabulary import mine
-from lightning_modules.networks.examples import Examples, Variation, prompt
+from lightning_modules.networks.examples import Examples, Variation, prompt, vocabulary_keywords
 
 REPORT = "The heart is normal. Small hiatal hernia. The lungs are clear. The spine is ___."
 OTHERS = ["The heart is normal. The lungs are clear. Left rib fracture."] * 15
@@ -67,3 +67,13 @@ def test_excerpts_prefer_rare_words_and_leave_blanks_out() -> None:
 def test_a_share_beyond_one_is_refused() -> None:
     with pytest.raises(ValueError, match=r"variation\.shuffle is 2; expected a share between 0 and 1"):
         Variation(shuffle=2)
+
+
+def test_what_the_vocabulary_draws_without_severity_is_learnt_without_it() -> None:
+    report = "Large right chest tube. Small left pleural effusion."
+    vocabulary = mine([report], min_count=1)
+    assert keywords_of(report).pathology == ("large right chest tube", "small left pleural effusion")
+    learnt = Examples(vocabulary, PLAIN).draw(report, view="AP", rng=np.random.default_rng(0))
+    assert learnt == [("report AP: right chest tube ; small left pleural effusion", report)]
+    forms = {form for entry in vocabulary.entries.values() for form in entry.forms}
+    assert set(vocabulary_keywords(report, vocabulary).pathology) == forms

@@ -73,7 +73,7 @@ def test_a_rewritten_report_keeps_what_is_seen_and_where(vocabulary: Vocabulary)
     assert "small left pleural effusion" in request.keywords.pathology
     assert {"right lower lobe", "heart"} <= set(request.keywords.anatomy)
     assert not any(parse(text).possible for text in request.keywords.pathology)
-    assert drawable_keywords("Possible pneumonia.", words=vocabulary.words) == Keywords()
+    assert drawable_keywords("Possible pneumonia.", vocabulary) == Keywords()
     # What compares or advises is a fault of what is written, even if every keyword is there.
     text = "Small left pleural effusion, unchanged. The heart is normal."
     plain = Request(Keywords(("heart",), ("small left pleural effusion",)), view="AP")
@@ -120,3 +120,23 @@ def test_the_same_labels_draw_the_same_words(vocabulary: Vocabulary) -> None:
     given = batch("", **{"Pleural Effusion": 1, "Cardiomegaly": 1})
     assert asked(vocabulary, "labels", given)[0] == asked(vocabulary, "labels", given)[0]
     assert np.isnan(given["labels"].numpy()).sum() == 12
+
+
+def test_words_drawn_for_labels_are_what_the_view_shows() -> None:
+    sides = {}
+    vocabulary = mine(["Small left pleural effusion. Right pneumothorax. The sternum is intact."] * 9, min_count=1)
+    for view in ("PA", "LATERAL"):
+        given = batch("", view, **{"Pleural Effusion": 1, "Pneumothorax": 1})
+        sides[view] = {parse(text).side for text in asked(vocabulary, "labels", given)[0].keywords.pathology}
+        words = asked(vocabulary, "labels", given)[0].keywords.anatomy
+        assert ("sternum" in words) == (view == "LATERAL")
+    assert sides == {"PA": {"left", "right"}, "LATERAL": {None}}
+
+
+def test_a_device_is_asked_for_without_the_severity_that_a_report_gives_it() -> None:
+    report = "Large right chest tube. Small left pleural effusion."
+    vocabulary = mine([report], min_count=1)
+    assert set(vocabulary.entries["chest tube"].forms) == {"right chest tube"}
+    for mode in ("keywords", "rewrite"):
+        keywords = asked(vocabulary, mode, batch(report))[0].keywords
+        assert set(keywords.pathology) == {"right chest tube", "small left pleural effusion"}
