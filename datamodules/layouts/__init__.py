@@ -29,6 +29,7 @@ NAMES = (
     "chexpert",
     "chexpert_plus",
     "joined",
+    "keywords",
     "mimic_cxr",
     "nih",
     "openi",

@@ -3,10 +3,9 @@
 Collections overlap: CheXpert Plus holds CheXpert's pictures, and one data set may be given twice under two roots. A
 picture or a patient that is in several sets is in the ledger, as an error where the splits differ. Pictures are found
 by their path, however it is written and through links, and, with their patients, by their id in sets of one layout or
-of `FAMILIES`: those ids are the publishers' own. The ids of tables, phantoms and joined sets are not compared: two
-tables of images/1.png, 2.png and so on have nothing in common, and equal texts ("No acute process.") prove nothing
-either. An overlap of other collections (NIH ChestX-ray14 and its annotated parts as a table) cannot be seen: do not
-join them.
+of `FAMILIES`: those ids are the publishers' own. The ids of `PRIVATE` layouts are not compared: two tables of
+images/1.png, 2.png and so on have nothing in common, and equal texts ("No acute process.") prove nothing either. An
+overlap of other collections (NIH ChestX-ray14 and its annotated parts as a table) cannot be seen: do not join them.
 """
 
 import importlib
@@ -27,7 +26,7 @@ EXPECTED = "the folders that the sets' roots name"
 EXAMPLE = "[{layout: nih, root: nih}, {layout: openi, root: openi, section: first}]"
 OWN = ("layout", "root", "name")
 FAMILIES = {"chexpert": "CheXpert", "chexpert_plus": "CheXpert"}  # layouts that share their ids
-PRIVATE = ("joined", "phantom", "table")  # layouts whose ids mean nothing outside the set
+PRIVATE = ("joined", "keywords", "phantom", "table")  # layouts whose ids mean nothing outside the set
 
 
 def read(root: str | Path | None = None, *, images: bool = True, sets: Sequence[Mapping[str, Any]]) -> Manifest:

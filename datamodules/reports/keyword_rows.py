@@ -21,7 +21,7 @@ from typing import Any
 from datamodules.files import replacing
 from datamodules.reports.consistency import check_consistent
 from datamodules.reports.counterfactuals import Counterfactual
-from datamodules.reports.keywords import Keywords, parse
+from datamodules.reports.keywords import NORMAL, Keywords, parse
 from datamodules.reports.labels import FINDINGS, VIEWS
 from datamodules.reports.phrases import lexicon
 
@@ -109,7 +109,7 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
         FileNotFoundError: with the command that makes it.
         ValueError: names file and line: no JSON, another schema, a study twice, keywords that contradict each other.
     """
-    path = Path(path)
+    path = Path(path) if isinstance(path, str) else path  # a URL's path object is no Path
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; draw it with `python -m datamodules keywords`")
     rows: dict[str, dict[str, Any]] = {}
@@ -126,6 +126,20 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
             raise ValueError(f"{where}: the study {one['study_id']!r} stands there twice; give each line its own id")
         rows[one["study_id"]] = one
     return list(rows.values())
+
+
+def keywords_of_prompt(text: str) -> Keywords:
+    """The inverse of `Keywords.prompt`: "small left pleural effusion ; heart".
+
+    Raises:
+        ValueError: names the part that is no keyword.
+    """
+    parts = [part.strip() for part in text.split(";")]
+    kinds = {part: parse(part).kind for part in parts if part != NORMAL}
+    return Keywords(
+        tuple(part for part, kind in kinds.items() if kind == "anatomy"),
+        tuple(part for part, kind in kinds.items() if kind == "pathology"),
+    )
 
 
 def _checked(data: Any, where: str) -> dict[str, Any]:
@@ -149,6 +163,9 @@ def _checked(data: Any, where: str) -> dict[str, Any]:
         wrong = [word for word in data[key] if kinds[word] != key]
         if wrong:
             raise ValueError(f"{where}: {wrong} stand under {key} and are none; move them")
+    pair = data.get("pair")
+    if pair is not None and (not isinstance(pair, dict) or not isinstance(pair.get("study_id"), str)):
+        raise ValueError(f'{where}: pair is {pair!r}, expected null or {{"study_id": the study that was changed, ...}}')
     keywords = Keywords(tuple(data["anatomy"]), tuple(data["pathology"]))
     labels = data.get("labels") or labels_of_keywords(keywords)
     if not isinstance(labels, dict) or labels.keys() != set(FINDINGS) or not set(labels.values()) <= {1, 0, -1, None}:
