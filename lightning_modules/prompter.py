@@ -30,7 +30,7 @@ from lightning_modules.networks.packing import can_pack, pack
 from lightning_modules.networks.ranks import distributed, gather_items, sum_over_ranks
 from lightning_modules.networks.report_metrics import Baseline, ReportMetrics
 from lightning_modules.networks.report_writer import Request, Sampling, Writer, Written, one_line
-from lightning_modules.networks.requests import MODES, Mode, finished, study_of, write_prompts
+from lightning_modules.networks.requests import MODES, Mode, finished, studies_of, write_prompts
 from lightning_modules.networks.text_metrics import Ratio
 from lightning_modules.optimizers import parameter_groups
 from lightning_modules.prompter_parts import STAGE, Parts, learn_texts, load_parts, new_parts, save_parts
@@ -47,7 +47,8 @@ class ReportPrompter(lightning.LightningModule):
         lora: train adapters beside the frozen `language_model`; None trains all of it.
         instruction: with it `language_model` is an instruct model that is asked as it is, without fit or checkpoint.
         mode: what predict asks for: the words of each study's report ("keywords"), words for its labels ("labels"), the
-            first where there is a report and else the second ("auto"), or what can be drawn of its report ("rewrite").
+            first where there is a report and else the second ("auto"), what can be drawn of its report ("rewrite"), or
+            the keyword sets of the layout `keywords` as they are ("asked").
         min_count: reports that a word must occur in, where the vocabulary is mined here; fewer where there are less
             than 100 × min_count reports.
         variation: how training texts are varied from epoch to epoch.
@@ -336,18 +337,12 @@ class ReportPrompter(lightning.LightningModule):
         Returns:
             The rows of these studies, as in prompts.jsonl.
         """
-        vocabulary = self._ready().vocabulary
-        studies = {}
-        for i, study in enumerate(batch["study_id"]):
-            if study in self._rows or study in studies or study in self._unasked:
-                continue
-            found = study_of(batch, i, mode=self.mode, vocabulary=vocabulary, seed=self.seed)
-            if found is None:
-                self._unasked.add(study)
-            else:
-                studies[study] = found
+        done, vocabulary = self._rows.keys() | self._unasked, self._ready().vocabulary
+        found = studies_of(batch, done=done, mode=self.mode, vocabulary=vocabulary, seed=self.seed)
+        studies = {study: one for study, one in found.items() if one is not None}
+        self._unasked |= found.keys() - studies.keys()
         written = self.write([s.request for s in studies.values()], seed=self.seed, keys=list(studies))
-        rows = [finished(found.row, text) for found, text in zip(studies.values(), written, strict=True)]
+        rows = [finished(one.row, text) for one, text in zip(studies.values(), written, strict=True)]
         self._rows |= {str(row["study_id"]): row for row in rows}
         return rows
 

@@ -1,10 +1,13 @@
-"""What `predict` asks for each study: its keywords from its report or its labels, its view, where they came from."""
+"""What `predict` asks for each study: its keywords, its view, and where they came from.
+
+The keywords are those of its report or its labels, or a set that somebody asked for (the layout `keywords`).
+"""
 
 import json
 import math
 import os
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -12,13 +15,14 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from datamodules.manifest import Batch
+from datamodules.reports.keyword_rows import keywords_of_prompt, labels_of_keywords
 from datamodules.reports.keywords import Keywords, parse
-from datamodules.reports.labels import VIEWS
+from datamodules.reports.labels import FINDINGS, VIEWS
 from datamodules.reports.vocabulary import Vocabulary
 from lightning_modules.networks.examples import vocabulary_keywords
 from lightning_modules.networks.report_writer import Request, Written
 
-Mode = Literal["auto", "keywords", "labels", "rewrite"]
+Mode = Literal["auto", "keywords", "labels", "rewrite", "asked"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 
@@ -43,8 +47,10 @@ def study_of(batch: Batch, i: int, *, mode: Mode, vocabulary: Vocabulary, seed: 
 
     "keywords" takes the words of the study's report, "labels" draws words for its labels, "auto" does the first where
     there is a report and else the second, and "rewrite" takes of its report what can be drawn, and refuses comparisons,
-    hedges, history and advice in what is written.
+    hedges, history and advice in what is written. "asked" is for the layout `keywords`, see `_asked`.
     """
+    if mode == "asked":
+        return _asked(batch, i, seed=seed)
     report, study = batch["report"][i], batch["study_id"][i]
     labels = batch["labels"][i].float().cpu().numpy()
     view = VIEWS[int(batch["view"][i])]
@@ -70,6 +76,47 @@ def study_of(batch: Batch, i: int, *, mode: Mode, vocabulary: Vocabulary, seed: 
     }
     source = "" if from_labels else report
     return Study(Request(keywords, view=view, drawable=mode == "rewrite", source=source), row)
+
+
+def _asked(batch: Batch, i: int, *, seed: int) -> Study:
+    """The request for a keyword set, which stands in place of the report; nothing is added, drawn or left out.
+
+    Its labels are those of the set, also where it is only possible, which a batch's labels do not tell from unknown.
+    "pair" is the study that a counterfactual was made from, else None.
+
+    Raises:
+        ValueError: if what stands there is no keyword set.
+    """
+    study, text = batch["study_id"][i], batch["report"][i]
+    try:
+        keywords = keywords_of_prompt(text)
+    except ValueError as error:
+        raise ValueError(
+            f"study {study}: mode 'asked' writes from keyword sets (--data.init_args.layout=keywords), and this study "
+            f"has {text[:60]!r}: {error}; for a data set with reports take mode 'keywords'"
+        ) from error
+    view, labels, patient = VIEWS[int(batch["view"][i])], labels_of_keywords(keywords), batch["patient_id"][i]
+    row = {
+        "study_id": study,
+        "keywords": keywords.as_dict(),
+        "keywords_from": "asked",
+        "labels": [labels[finding] for finding in FINDINGS],
+        "view": view,
+        "seed": seed,
+        "pair": None if patient == study else patient,
+    }
+    return Study(Request(keywords, view=view), row)
+
+
+def studies_of(
+    batch: Batch, *, done: Container[str], mode: Mode, vocabulary: Vocabulary, seed: int
+) -> dict[str, Study | None]:
+    """`study_of` of each study of a batch that is not among those done, by its first row."""
+    found: dict[str, Study | None] = {}
+    for i, study in enumerate(batch["study_id"]):
+        if study not in found and study not in done:
+            found[study] = study_of(batch, i, mode=mode, vocabulary=vocabulary, seed=seed)
+    return found
 
 
 def finished(row: Mapping[str, Any], written: Written) -> dict[str, Any]:

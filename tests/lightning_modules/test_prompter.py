@@ -216,7 +216,7 @@ def test_rewriting_asks_for_what_can_be_drawn(trained: tuple[ReportPrompter, Pat
 
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"mode is 'both'; expected one of \['auto', 'keywords', 'labels', 'rewrite'\]"
+        ValueError, match=r"mode is 'both'; expected one of \['auto', 'keywords', 'labels', 'rewrite', 'asked'\]"
     ):
         module(mode="both")
 

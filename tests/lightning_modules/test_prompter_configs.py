@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from datamodules.reports.keyword_rows import labels_of_keywords, row, write_rows
+from datamodules.reports.keywords import Keywords
 from main import main
 from tests.chain import Chain
 from tests.lightning_modules import chat_model
@@ -56,3 +58,19 @@ def test_the_openi_config_trains_for_its_epochs(chain: Chain, tmp_path: Path) ->
     assert cli.trainer.max_epochs == 9
     assert cli.trainer.limit_test_batches == 1.0
     assert cli.model.config.dropout == 0.1
+
+
+def test_the_keywords_config_writes_from_a_file_of_keyword_sets(chain: Chain, tmp_path: Path) -> None:
+    sets = [Keywords(("heart",), ("small left pleural effusion",)), Keywords(("left lung base",), ("possible mass",))]
+    rows = [row(k, seed=9, index=i, vocabulary="v", view=("PA", None)[i]) for i, k in enumerate(sets)]
+    write_rows(rows, tmp_path / "sets.jsonl")
+    found = chain.arguments("predict", "prompter", configs=("configs/experiment/prompter-keywords.yaml",))
+    found = [a for a in found if not a.startswith("--run_dir") and "layout_options" not in a]
+    main([*found, f"--run_dir={tmp_path}", f"--data.root={tmp_path / 'sets.jsonl'}"])
+    written = [json.loads(line) for line in (tmp_path / "prompts.jsonl").read_text().splitlines()]
+    assert [one["study_id"] for one in written] == ["keywords-9-000000", "keywords-9-000001"]
+    assert [one["keywords"] for one in written] == [keywords.as_dict() for keywords in sets]
+    assert [one["labels"] for one in written] == [list(labels_of_keywords(keywords).values()) for keywords in sets]
+    assert [one["view"] for one in written] == ["PA", "unknown"]
+    assert [one["pair"] for one in written] == [None, None]
+    assert all(one["report"] and one["verified"] is False for one in written)  # a model of one epoch babbles

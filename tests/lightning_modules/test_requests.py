@@ -11,7 +11,7 @@ from datamodules.reports.keywords import Keywords, parse
 from datamodules.reports.labels import FINDINGS, VIEWS
 from datamodules.reports.vocabulary import Vocabulary, mine
 from lightning_modules.networks.report_writer import Request, read_back
-from lightning_modules.networks.requests import drawable_keywords, finished, study_of, write_prompts
+from lightning_modules.networks.requests import drawable_keywords, finished, studies_of, study_of, write_prompts
 
 REPORTS = [
     "Small left pleural effusion. The heart is normal.",
@@ -140,3 +140,37 @@ def test_a_device_is_asked_for_without_the_severity_that_a_report_gives_it() -> 
     for mode in ("keywords", "rewrite"):
         keywords = asked(vocabulary, mode, batch(report))[0].keywords
         assert set(keywords.pathology) == {"right chest tube", "small left pleural effusion"}
+
+
+def test_a_keyword_set_is_asked_as_it_is(vocabulary: Vocabulary) -> None:
+    keywords = Keywords(("scapula",), ("large right chest tube", "possible pneumonia"))
+    assert not {"scapula", "chest tube"} & vocabulary.words
+    given = batch(keywords.prompt(), Pneumonia=float("nan")) | {"patient_id": ["s0"]}
+    request, row = asked(vocabulary, "asked", given)
+    stated = {"Pneumonia": -1, "Support Devices": 1, "Consolidation": None, "Lung Opacity": None}
+    assert request == Request(keywords, view="AP")
+    assert row == {
+        "study_id": "s1",
+        "keywords": {"anatomy": ["scapula"], "pathology": ["large right chest tube", "possible pneumonia"]},
+        "keywords_from": "asked",
+        "labels": [stated.get(finding, 0) for finding in FINDINGS],
+        "view": "AP",
+        "seed": 3,
+        "pair": "s0",
+    }
+    assert asked(vocabulary, "asked", given | {"patient_id": ["s1"]})[1]["pair"] is None
+    with pytest.raises(ValueError, match=r"study s1: mode 'asked' writes from keyword sets .* has 'Small left pleural"):
+        asked(vocabulary, "asked", batch(REPORTS[0]) | {"patient_id": ["s1"]})
+
+
+def test_each_new_study_of_a_batch_is_asked_once(vocabulary: Vocabulary) -> None:
+    given = {
+        "report": [REPORTS[0], REPORTS[1], REPORTS[0], ""],
+        "labels": torch.full((4, 14), float("nan")),
+        "view": torch.zeros(4, dtype=torch.int64),
+        "study_id": ["a", "b", "a", "c"],
+    }
+    found = studies_of(given, done={"b"}, mode="auto", vocabulary=vocabulary, seed=3)
+    assert list(found) == ["a", "c"]
+    assert found["a"] == study_of(given, 0, mode="auto", vocabulary=vocabulary, seed=3)
+    assert found["c"] is None
