@@ -57,6 +57,7 @@ class ReportPrompter(lightning.LightningModule):
         warmup_steps: steps of linear warm-up before the cosine.
         candidates, rescue, max_new_tokens, temperature, top_p: of writing, see `Sampling`.
         seed: of everything that is drawn in training, test and predict.
+        chexbert: folder of a CheXbert, by which `test` reads the texts too; None has the rules alone.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class ReportPrompter(lightning.LightningModule):
         temperature: float = 1.0,
         top_p: float = 0.95,
         seed: int = 0,
+        chexbert: str | None = None,
     ) -> None:
         super().__init__()
         self.config = stages.as_config(LanguageModelConfig, network)
@@ -102,7 +104,7 @@ class ReportPrompter(lightning.LightningModule):
         self.examples: Examples | None = None
         self.baseline: Baseline | None = None
         self.validation_loss = Ratio()
-        self.metrics = ReportMetrics(seed=seed)
+        self.metrics = ReportMetrics(seed=seed, chexbert=chexbert)
         self._rows: dict[str, dict[str, Any]] = {}
         self._unasked: set[str] = set()
 

@@ -97,6 +97,7 @@ def test_files_are_short_and_say_what_they_hold(package: str) -> None:
 
 
 def test_only_stages_opens_checkpoints() -> None:
+    published = "chexbert.py"  # weights of others, which are no stage's checkpoint
     for path in files("lightning_modules"):
-        if path.name != "stages.py":
+        if path.name not in ("stages.py", published):
             assert "torch.load(" not in path.read_text(), path

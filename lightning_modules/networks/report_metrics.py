@@ -9,8 +9,8 @@ from torchmetrics import Metric
 
 from datamodules.reports.keywords import Keywords, parse
 from datamodules.reports.labels import FINDINGS
-from datamodules.reports.mentions import labels_of
 from datamodules.reports.phrases import lexicon
+from lightning_modules.networks.chexbert import Labeler, rules_or_network
 from lightning_modules.networks.language_model import Codec
 from lightning_modules.networks.ngram import NgramModel
 from lightning_modules.networks.report_writer import Written
@@ -19,10 +19,10 @@ from lightning_modules.networks.text_metrics import CopiedNgrams, DistinctNgrams
 ORDER = 3  # of the n-gram baseline
 
 
-def stated_findings(report: str) -> set[str]:
-    """The findings that a report states or suspects, "No Finding" left out."""
-    labels = labels_of(report)
-    return {f for f, value in zip(FINDINGS, labels, strict=True) if abs(value) == 1 and f != "No Finding"}
+def stated_findings(reports: Sequence[str], *, labeler: Labeler) -> list[set[str]]:
+    """The findings that each report states or suspects, "No Finding" left out."""
+    rows = np.abs(labeler(reports)) == 1  # [N,14]
+    return [{f for f, stated in zip(FINDINGS, row, strict=True) if stated and f != "No Finding"} for row in rows]
 
 
 def asked_findings(keywords: Keywords) -> set[str]:
@@ -58,6 +58,8 @@ class ReportMetrics(nn.Module):
     - `coverage`: share of asked keywords stated with the right status, side and severity.
     - `contradiction`, `unasked`, `verified`, `guided` (written sentence by sentence): shares of texts.
     - `finding_f1`: micro F1 of the findings that the texts state against those asked.
+    - `finding_f1_chexbert`: the same as a CheXbert reads the texts, where one is given: they are written until the
+      rules find no fault in them, so that only another reader tells whether the rules are right.
     - `perplexity`: of the test reports given their keywords, a sub-word; `perplexity_word` a white-space word, beside
       `perplexity_word_without_keywords` of the same weights and `perplexity_word_ngram` of the baseline.
     - `distinct1`, `distinct2`, `distinct3`, `self_bleu`: diversity over all texts.
@@ -68,10 +70,15 @@ class ReportMetrics(nn.Module):
     - `words...`, `real_words...`, `words_wasserstein`: lengths.
     """
 
-    def __init__(self, *, seed: int) -> None:
+    def __init__(self, *, seed: int, chexbert: str | None = None) -> None:
         super().__init__()
+        self.chexbert = chexbert
+        # Metric → who reads the texts. Functions, no modules: checkpoints should not hold a reader's weights.
+        self.labelers: dict[str, Labeler] = {"finding_f1": rules_or_network("rules")}
         self.coverage, self.contradiction, self.unasked = Ratio(), Ratio(), Ratio()
         self.verified, self.guided, self.finding_f1 = Ratio(), Ratio(), Ratio()
+        if chexbert is not None:
+            self.finding_f1_chexbert = Ratio()
         self.perplexity, self.perplexity_word = Ratio(torch.exp), Ratio(torch.exp)
         self.perplexity_word_without_keywords, self.perplexity_word_ngram = Ratio(torch.exp), Ratio(torch.exp)
         self.distinct1, self.distinct2, self.distinct3 = DistinctNgrams(1), DistinctNgrams(2), DistinctNgrams(3)
@@ -81,7 +88,14 @@ class ReportMetrics(nn.Module):
         self.lengths = Lengths()
 
     def reset(self) -> None:
-        """Forget all texts."""
+        """Forget all texts, and open the CheXbert where there is one.
+
+        Raises:
+            FileNotFoundError: if its folder lacks a file.
+            ValueError: if its weights are others.
+        """
+        if self.chexbert is not None:
+            self.labelers["finding_f1_chexbert"] = rules_or_network(self.chexbert, device=self.coverage.device)
         for metric in self.children():
             assert isinstance(metric, Metric)
             metric.reset()
@@ -123,11 +137,13 @@ class ReportMetrics(nn.Module):
         self.unasked.update(sum(bool(w.check.unasked) for w in written), count)
         self.verified.update(sum(w.verified for w in written), count)
         self.guided.update(sum(w.guided for w in written), count)
-        pairs = [(stated_findings(text), asked_findings(k)) for text, k in zip(texts, asked, strict=True)]
-        self.finding_f1.update(
-            2 * sum(len(said & wanted) for said, wanted in pairs),
-            sum(len(said) + len(wanted) for said, wanted in pairs),
-        )
+        for name, labeler in self.labelers.items():
+            stated = stated_findings(texts, labeler=labeler)
+            pairs = [(said, asked_findings(k)) for said, k in zip(stated, asked, strict=True)]
+            getattr(self, name).update(
+                2 * sum(len(said & wanted) for said, wanted in pairs),
+                sum(len(said) + len(wanted) for said, wanted in pairs),
+            )
         for distinct in (self.distinct1, self.distinct2, self.distinct3):
             distinct.update(texts)
         self.self_bleu.update(texts, keys)

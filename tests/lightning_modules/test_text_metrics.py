@@ -8,6 +8,7 @@ import torch
 from torchmetrics.functional.text import bleu_score
 
 from datamodules.reports.keywords import Keywords
+from lightning_modules.networks.chexbert import rules_or_network
 from lightning_modules.networks.language_model import train_codec
 from lightning_modules.networks.ngram import NgramModel
 from lightning_modules.networks.report_metrics import Baseline, ReportMetrics, asked_findings, stated_findings
@@ -87,11 +88,8 @@ def test_lengths_by_hand() -> None:
 
 
 def test_findings_of_texts_and_of_keywords() -> None:
-    assert stated_findings("Small pleural effusion. Possible pneumonia. No pneumothorax.") == {
-        "Pleural Effusion",
-        "Pneumonia",
-    }
-    assert stated_findings("The lungs are clear.") == set()
+    texts = ["Small pleural effusion. Possible pneumonia. No pneumothorax.", "The lungs are clear."]
+    assert stated_findings(texts, labeler=rules_or_network("rules")) == [{"Pleural Effusion", "Pneumonia"}, set()]
     assert asked_findings(Keywords(("heart",), ("small left pleural effusion", "possible pneumonia"))) == {
         "Pleural Effusion",
         "Pneumonia",

@@ -9,8 +9,12 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from callbacks.metrics.chexbert import HEADS, CheXbert, rules_or_network
+from datamodules.reports.keywords import Keywords
 from datamodules.reports.labels import FINDINGS
+from lightning_modules.networks.chexbert import HEADS, CheXbert, rules_or_network
+from lightning_modules.networks.language_model import train_codec
+from lightning_modules.networks.report_metrics import Baseline, ReportMetrics
+from lightning_modules.networks.report_writer import Request, read_back
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "no", "effusion", "edema", "nodule", "."]
 
@@ -110,3 +114,26 @@ def test_rules_and_network_share_an_interface(folder: Path) -> None:
     assert network.shape == rules.shape == (2, 14)
     assert network.dtype == rules.dtype == np.float32
     assert rules_or_network("rules")([]).shape == rules_or_network(str(folder))([]).shape == (0, 14)
+
+
+def test_the_prompter_is_measured_by_it_beside_the_rules(folder: Path) -> None:
+    blank, present = torch.tensor([1.0, 0, 0, 0]), torch.tensor([0.0, 1, 0, 0])
+    for n, name in enumerate(HEADS):
+        classes = 2 if name == "No Finding" else 4  # a network that finds an edema in any text, and nothing else
+        change(folder, f"linear_heads.{n}.weight", torch.zeros(classes, 8))
+        change(folder, f"linear_heads.{n}.bias", (present if name == "Edema" else blank)[:classes].clone())
+    texts = ["Pulmonary edema. The heart is normal.", "Small left pleural effusion."]
+    asked = [Keywords(("heart",), ("pulmonary edema",)), Keywords((), ("small left pleural effusion",))]
+    written = [read_back(text, Request(k)) for text, k in zip(texts, asked, strict=True)]
+    baseline = Baseline(texts, codec=train_codec(texts, sub_words=300))
+    metrics = ReportMetrics(seed=0, chexbert=str(folder))
+    assert not [name for name in metrics.state_dict() if "bert." in name]
+    metrics.reset()
+    metrics.update_texts(written, texts, keys=["a", "b"], baseline=baseline)
+    metrics.update_likelihoods(texts, given=3.0, without=6.0, tokens=30, baseline=baseline)
+    values = {name: float(value) for name, value in metrics.compute().items() if name.startswith("finding")}
+    # Edema in both texts, an edema and an effusion asked: one of both.
+    assert values == {"finding_f1": 1.0, "finding_f1_chexbert": 0.5}
+    assert not [name for name in metrics.state_dict() if "bert." in name]
+    with pytest.raises(FileNotFoundError, match=r"config.json is missing; expected a folder"):
+        ReportMetrics(seed=0, chexbert=str(folder / "nowhere")).reset()

@@ -26,15 +26,16 @@ SAFE, PICKLED = "model.safetensors", "chexbert.pth"
 Labeler = Callable[[Sequence[str]], np.ndarray]
 
 
-def rules_or_network(backend: str) -> Labeler:
+def rules_or_network(backend: str, *, device: torch.device | str = "cpu") -> Labeler:
     """Labels of reports, [N] texts to float32 [N,14] of 1, 0, -1 and NaN in the order of FINDINGS.
 
     Args:
         backend: "rules" for `datamodules.reports.mentions.labels_of`, or the folder of a CheXbert.
+        device: of the network.
     """
     if backend == "rules":
-        return lambda reports: np.stack([labels_of(report) for report in reports]) if reports else _nothing()
-    return CheXbert(backend).labels
+        return _by_rules
+    return CheXbert(backend).to(device).labels
 
 
 class CheXbert(nn.Module):
@@ -92,8 +93,8 @@ class CheXbert(nn.Module):
         return out
 
 
-def _nothing() -> np.ndarray:
-    return np.empty((0, len(FINDINGS)), dtype=np.float32)
+def _by_rules(reports: Sequence[str]) -> np.ndarray:
+    return np.array([labels_of(report) for report in reports], dtype=np.float32).reshape(-1, len(FINDINGS))
 
 
 def _read(folder: Path) -> dict[str, Tensor]:
