@@ -339,7 +339,8 @@ class ReportPrompter(lightning.LightningModule):
         Returns:
             The rows of these studies, as in prompts.jsonl.
         """
-        done, vocabulary = self._rows.keys() | self._unasked, self._ready().vocabulary
+        vocabulary = self._ready().vocabulary
+        done = {study for study in batch["study_id"] if study in self._rows or study in self._unasked}
         found = studies_of(batch, done=done, mode=self.mode, vocabulary=vocabulary, seed=self.seed)
         studies = {study: one for study, one in found.items() if one is not None}
         self._unasked |= found.keys() - studies.keys()
