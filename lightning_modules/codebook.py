@@ -22,8 +22,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
-from torchmetrics import MeanMetric
-from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 from datamodules.manifest import Batch
 from lightning_modules import stages
@@ -32,6 +30,7 @@ from lightning_modules.networks import losses
 from lightning_modules.networks.discriminator import PatchDiscriminator
 from lightning_modules.networks.quantizer import CodeUsage, float32
 from lightning_modules.networks.ranks import gather_items
+from lightning_modules.networks.reconstruction_metrics import ReconstructionMetrics
 from lightning_modules.networks.vqgan import VQGAN, VQGANConfig
 from lightning_modules.schedule import with_schedule
 
@@ -44,31 +43,6 @@ class AutoencoderLoss(NamedTuple):
     surrogate: Tensor  # scalar whose gradients for the reconstruction are those of the total
     total: Tensor  # constant scalar
     parts: dict[str, Tensor]  # constant scalars, for the log
-
-
-class ReconstructionMetrics(nn.Module):
-    """PSNR, SSIM, L1 and code usage over a whole split, exact over ranks."""
-
-    def __init__(self, codes: int) -> None:
-        super().__init__()
-        self.psnr = PeakSignalNoiseRatio(data_range=2.0)
-        self.ssim = StructuralSimilarityIndexMeasure(data_range=2.0)
-        self.l1 = MeanMetric()
-        self.codes = CodeUsage(codes)
-
-    def update(self, reconstruction: Tensor, image: Tensor, codes: Tensor) -> None:
-        """Float32 images [B,1,H,W] in [-1,1], codes int64 [B,h,w]."""
-        self.psnr.update(reconstruction, image)
-        self.ssim.update(reconstruction, image)
-        self.l1.update((reconstruction - image).abs().mean(), weight=len(image))
-        self.codes.update(codes)
-
-    def compute(self) -> dict[str, Tensor]:
-        """The values: psnr in dB (peak 2), ssim, l1, usage (share of codes that occur), perplexity. Starts anew."""
-        values = {name: getattr(self, name).compute() for name in ("psnr", "ssim", "l1")} | self.codes.compute()
-        for metric in (self.psnr, self.ssim, self.l1, self.codes):
-            metric.reset()
-        return values
 
 
 class ImageCodebook(lightning.LightningModule):
