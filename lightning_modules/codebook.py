@@ -10,7 +10,7 @@ B batch, H = W = resolution, h = w = grid.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,13 +21,14 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional
 
 from datamodules.manifest import Batch
 from lightning_modules import stages
 from lightning_modules.classifier import FrozenFindingClassifier
 from lightning_modules.networks import losses
 from lightning_modules.networks.discriminator import PatchDiscriminator
+from lightning_modules.networks.features import FeatureNetwork
+from lightning_modules.networks.fidelity import NETWORK_TERMS, fidelity
 from lightning_modules.networks.quantizer import CodeUsage, float32
 from lightning_modules.networks.ranks import gather_items
 from lightning_modules.networks.reconstruction_metrics import ReconstructionMetrics
@@ -46,15 +47,19 @@ class AutoencoderLoss(NamedTuple):
 
 
 class ImageCodebook(lightning.LightningModule):
-    """A VQ-GAN whose perceptual and clinical losses come from a classifier of this project.
+    """A VQ-GAN whose perceptual and clinical losses look through a classifier of this project, or through others.
 
     Args:
         network: sizes, or the plain data of a checkpoint.
-        classifier_ckpt: checkpoint of a FindingClassifier; needed where `perceptual` or `clinical` is above 0. It is
-            read when fitting starts and is not part of this module's checkpoint.
+        classifier_ckpt: checkpoint of a FindingClassifier, which both losses look through unless told otherwise. It is
+            read when fitting starts and is not part of this module's checkpoint; nor are the next two.
+        perceptual_network: makes the FeatureNetwork of the perceptual loss in its place, for example
+            `lightning_modules.feature_networks.FrozenLPIPS`.
+        clinical_network: makes that of the clinical loss.
         optimizer: from parameter groups to the optimiser; the first group is the autoencoder's.
-        perceptual: weight of the distance of the classifier's feature maps.
-        clinical: weight of the distance of its feature vectors.
+        perceptual: weight of the distance of feature maps.
+        clinical: weight of the distance of feature vectors.
+        frequency: weight of the distance of spectra (`losses.frequency_distance`), for fine lines.
         adversarial: weight of the discriminator's verdict, times VQ-GAN's adaptive weight; 0 leaves it out.
         commitment: weight of the distance of the latents from their codes.
         discriminator_start: optimiser step at which the discriminator begins to learn.
@@ -68,11 +73,14 @@ class ImageCodebook(lightning.LightningModule):
         network: VQGANConfig = VQGANConfig(),  # noqa: B008 - frozen
         *,
         classifier_ckpt: str | None = None,
+        perceptual_network: Callable[[], nn.Module] | None = None,
+        clinical_network: Callable[[], nn.Module] | None = None,
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(
             params, lr=1e-3, betas=(0.8, 0.98), weight_decay=1e-4
         ),
         perceptual: float = 0.0,
         clinical: float = 0.0,
+        frequency: float = 0.0,
         adversarial: float = 0.1,
         commitment: float = 0.25,
         discriminator_start: int = 1000,
@@ -81,22 +89,26 @@ class ImageCodebook(lightning.LightningModule):
         cosine: bool = True,
     ) -> None:
         super().__init__()
-        if classifier_ckpt is None and (perceptual > 0 or clinical > 0):
+        factories = {"perceptual": perceptual_network, "clinical": clinical_network}
+        self.weights = {"perceptual": perceptual, "clinical": clinical, "frequency": frequency}
+        # None stands for the classifier.
+        self.factories = {term: factories[term] for term in NETWORK_TERMS if self.weights[term] > 0}
+        if classifier_ckpt is None and None in self.factories.values():
             raise ValueError(
                 f"the weights perceptual = {perceptual} and clinical = {clinical} need the features of a "
-                "classifier, but classifier_ckpt is null; give its checkpoint, or set both weights to 0"
+                "classifier, but classifier_ckpt is null; give its checkpoint, name a perceptual_network or "
+                "clinical_network, or set the weights to 0"
             )
         config = stages.as_config(VQGANConfig, network)
         self.save_hyperparameters({"network": dataclasses.asdict(config), "discriminator_width": discriminator_width})
         self.network = VQGAN(config)
         self.discriminator = PatchDiscriminator(discriminator_width)
         self.classifier_ckpt, self.optimizer, self.cosine = classifier_ckpt, optimizer, cosine
-        self.perceptual, self.clinical = perceptual, clinical
         self.adversarial, self.commitment = adversarial, commitment
         self.discriminator_start, self.discriminator_ramp = discriminator_start, discriminator_ramp
-        # In a tuple, so that torch does not register it: it is neither trained nor saved nor sent to the optimiser.
-        self.features: tuple[FrozenFindingClassifier, ...] = ()
-        self.classifier_digest: str | None = None
+        # In a dictionary, so that torch does not register them: neither trained nor saved nor sent to the optimiser.
+        self.features: dict[str, FeatureNetwork] = {}
+        self.feature_digests: dict[str, str] = {}
         self.train_codes = CodeUsage(config.codes)
         self.metrics = ReconstructionMetrics(config.codes)
         self.written: list[tuple[str, np.ndarray]] = []
@@ -114,20 +126,36 @@ class ImageCodebook(lightning.LightningModule):
         return self.decode(self.encode(image))
 
     def on_fit_start(self) -> None:
-        """Open the classifier that measures perceptual and clinical distance.
+        """Open the networks that perceptual and clinical loss look through.
 
         Raises:
-            ValueError: if the run is resumed with another classifier than it was begun with.
+            TypeError: if one is no feature network.
+            ValueError: if the run is resumed with another network than it was begun with.
         """
-        if self.classifier_ckpt is None or not (self.perceptual or self.clinical):
-            return
-        features = FrozenFindingClassifier(self.classifier_ckpt).to(self.device)
-        if self.classifier_digest not in (None, features.digest):
-            raise ValueError(
-                f"{self.classifier_ckpt} has changed since this run began: sha256 {features.digest[:12]}…, expected "
-                f"{str(self.classifier_digest)[:12]}…; give the classifier it was begun with, or start a new run"
-            )
-        self.features, self.classifier_digest = (features,), features.digest
+        self.features = self._open_networks()
+        digests = {term: network.digest for term, network in self.features.items()}
+        for term, digest in digests.items():
+            begun = self.feature_digests.get(term, digest)
+            if digest != begun:
+                raise ValueError(
+                    f"the network of the {term} loss has changed since this run began: sha256 {digest[:12]}…, expected "
+                    f"{begun[:12]}…; give the one it was begun with, or start a new run"
+                )
+        self.feature_digests = digests
+
+    def _open_networks(self) -> dict[str, FeatureNetwork]:
+        networks: dict[str, FeatureNetwork] = {}
+        for term, factory in self.factories.items():
+            made = factory() if factory else FrozenFindingClassifier(str(self.classifier_ckpt))
+            if not isinstance(made, FeatureNetwork):
+                raise TypeError(
+                    f"{term}_network made a {type(made).__name__}, which lacks `output` or `digest`; a feature network "
+                    "has both (lightning_modules/networks/features.py says what each is)"
+                )
+            # Two of a kind with the same weights are one, passed once.
+            same = (n for n in networks.values() if type(n) is type(made) and n.digest == made.digest)
+            networks[term] = next(same, made.requires_grad_(False).eval().to(self.device))
+        return networks
 
     @property
     def adversarial_weight(self) -> float:
@@ -173,23 +201,15 @@ class ImageCodebook(lightning.LightningModule):
         return losses.hinge_discriminator(real, fake)
 
     def autoencoder_loss(self, reconstruction: Tensor, image: Tensor, *, adversarial: float) -> AutoencoderLoss:
-        """L1 + perceptual + clinical + adaptively weighted adversarial loss of float32 images [B,1,H,W].
+        """Fidelity + adaptively weighted adversarial loss of float32 images [B,1,H,W].
 
         Each network is passed backwards once: both gradients are taken at the reconstruction, weighed at the last layer
         (VQ-GAN equation 7), and their sum is handed on to the autoencoder through a surrogate that is linear in it.
         """
         leaf = reconstruction.detach().requires_grad_()
-        parts = {"l1": functional.l1_loss(leaf, image)}
-        fidelity = parts["l1"]
-        if self.features:
-            with torch.no_grad():
-                target = self.features[0].output(image)
-            found = self.features[0].output(leaf)
-            parts["perceptual"] = losses.perceptual_distance(found.maps, target.maps)
-            parts["clinical"] = losses.clinical_distance(found.features, target.features)
-            fidelity = fidelity + self.perceptual * parts["perceptual"] + self.clinical * parts["clinical"]
-        (gradient,) = torch.autograd.grad(fidelity, leaf)
-        total = fidelity.detach()
+        distance, parts = fidelity(leaf, image, weights=self.weights, networks=self.features)
+        (gradient,) = torch.autograd.grad(distance, leaf)
+        total = distance.detach()
         if adversarial > 0:
             # Detached parameters: this verdict must not teach the discriminator.
             fixed = {name: p.detach() for name, p in self.discriminator.named_parameters()}
@@ -289,10 +309,10 @@ class ImageCodebook(lightning.LightningModule):
                 nn.utils.clip_grad_norm_(group["params"], gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Mark the checkpoint as a codebook's and name the classifier it was trained against."""
-        stages.stamp(checkpoint, stage=STAGE, classifier=self.classifier_digest)
+        """Mark the checkpoint as a codebook's and name the networks it was trained against."""
+        stages.stamp(checkpoint, stage=STAGE, features=self.feature_digests)
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Refuse another stage's checkpoint."""
         stages.check_stage(checkpoint, stage=STAGE)
-        self.classifier_digest = checkpoint[stages.KEY].get("classifier")
+        self.feature_digests = dict(checkpoint[stages.KEY].get("features") or {})

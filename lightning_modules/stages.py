@@ -1,4 +1,4 @@
-"""The only file that opens a former stage's checkpoint: its kind, its configuration, its weights, its digest.
+"""The only file that opens weights: a former stage's checkpoint with its kind, configuration and digest, others' files.
 
 Every LightningModule here stamps its checkpoints with its stage's name (`stamp`), keeps its architecture as plain data
 in `hyper_parameters`, and may add texts (a tokenizer). A later stage reads them with `open_stage` and copies what it
@@ -110,6 +110,30 @@ def open_stage(path: str | Path, *, stage: str) -> StageCheckpoint:
     return StageCheckpoint(
         str(path), stage, file_digest(path), dict(checkpoint["hyper_parameters"]), extra, checkpoint["state_dict"]
     )
+
+
+def open_weights(path: str | Path, *, what: str, fetch: str) -> tuple[dict[str, Tensor], str]:
+    """Read a state dict that others published (a `.pth` of tensors), and the sha256 of its file.
+
+    Args:
+        path: the file.
+        what: what it holds, for messages.
+        fetch: which file to fetch from where, for messages.
+
+    Raises:
+        FileNotFoundError: if it is missing, with what to fetch and where to put it.
+        ValueError: if it holds something else than tensors by name.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"{what}: {path} does not exist; fetch {fetch} on a machine with a network and put it there, or give "
+            "another path"
+        )
+    # Published files were written on a GPU.
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{what}: {path} does not hold tensors by name; expected {fetch}")
+    return dict(state), file_digest(path)
 
 
 def as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:

@@ -1,4 +1,4 @@
-"""Losses of the image codebook: hinge GAN, adaptive weight, perceptual and clinical distances, in float32."""
+"""Losses of the image codebook, in float32: hinge GAN, adaptive weight, distances of features and of spectra."""
 
 from collections.abc import Sequence
 
@@ -44,23 +44,52 @@ def adaptive_weight(output: Tensor, weight: Tensor, *, fidelity: Tensor, adversa
     return (norms[0] / (norms[1] + 1e-6)).clamp(0, ADAPTIVE_LIMIT).detach()
 
 
-def perceptual_distance(maps: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-    """LPIPS (arXiv 1801.03924) without learned weights: squared distance of unit feature vectors, over several maps.
+def perceptual_distance(
+    maps: Sequence[Tensor], targets: Sequence[Tensor], *, weights: Sequence[Tensor] | None = None
+) -> Tensor:
+    """LPIPS (arXiv 1801.03924): squared distance of unit feature vectors, averaged over positions and images.
 
     Args:
         maps: feature maps [B,C_i,H_i,W_i] of one image from any network.
         targets: those of the other.
+        weights: [C_i] a map, how much each channel counts.
 
     Returns:
-        A scalar in [0, 4], the mean over maps, positions and images.
+        A scalar: with weights the sum over maps, which is LPIPS; without, the mean over maps, in [0, 4].
     """
     distances = []
-    for a, b in zip(maps, targets, strict=True):
+    for i, (a, b) in enumerate(zip(maps, targets, strict=True)):
         unit_a, unit_b = (functional.normalize(x.float(), dim=1, eps=1e-4) for x in (a, b))
-        distances.append((unit_a - unit_b).square().sum(dim=1).mean())
-    return torch.stack(distances).mean()
+        squared = (unit_a - unit_b).square()  # B C H W
+        if weights is not None:
+            squared = squared * weights[i][:, None, None]
+        distances.append(squared.sum(dim=1).mean())
+    stacked = torch.stack(distances)
+    return stacked.mean() if weights is None else stacked.sum()
 
 
 def clinical_distance(features: Tensor, targets: Tensor) -> Tensor:
     """Mean squared distance of a classifier's features [B,D]; keeps findings alive (arXiv 2305.11490)."""
     return functional.mse_loss(features.float(), targets.float())
+
+
+def frequency_distance(reconstruction: Tensor, image: Tensor) -> Tensor:
+    """Focal frequency loss (arXiv 2012.12821): squared distance of spectra, the farthest frequencies counting most.
+
+    A thin line is spread over many high frequencies in which an image has little energy: L1 lets a decoder blur it.
+    The spectrum is the orthonormal two-dimensional Fourier transform; each frequency is weighted by its own distance
+    over the largest of that image, as a constant.
+
+    Args:
+        reconstruction: float [B,1,H,W].
+        image: float [B,1,H,W].
+
+    Returns:
+        A float32 scalar, the mean over images and frequencies.
+    """
+    # The transform is linear: the distance of two spectra is the spectrum of the difference.
+    spectrum = torch.fft.fft2(reconstruction.float() - image.float(), norm="ortho")
+    squared = spectrum.real.square() + spectrum.imag.square()
+    distance = squared.detach().sqrt()
+    weight = distance / distance.amax(dim=(-2, -1), keepdim=True).clamp(min=1e-12)
+    return (weight * squared).mean()

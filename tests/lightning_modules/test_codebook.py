@@ -101,7 +101,7 @@ def test_one_backward_gives_the_gradients_of_two_separate_optimisers(classifier_
     out = reference.network(image)
     fidelity = (out.reconstruction - image).abs().mean()
     if with_features:
-        extractor = module.features[0]
+        extractor = module.features["perceptual"]
         found, target = extractor.output(out.reconstruction), extractor.output(image)
         fidelity = fidelity + 0.3 * losses.perceptual_distance(found.maps, target.maps)
         fidelity = fidelity + 0.2 * (found.features - target.features).square().mean()
@@ -206,7 +206,7 @@ def test_the_checkpoint_rebuilds_the_codebook_without_the_classifier(fitted):
     module, _, _, path = fitted
     checkpoint = stages.open_stage(path, stage="codebook")
     assert not any("features" in name or "frozen" in name for name in checkpoint.state_dict)
-    assert checkpoint.extra["classifier"] == module.features[0].digest
+    assert checkpoint.extra["features"] == dict.fromkeys(("perceptual", "clinical"), module.features["clinical"].digest)
     rebuilt = ImageCodebook(**checkpoint.config)
     rebuilt.load_state_dict(checkpoint.state_dict)
     image = batch()["image"]
@@ -219,7 +219,7 @@ def test_wrong_stages_changed_classifiers_and_missing_ones_are_refused(fitted, c
     with pytest.raises(ValueError, match="classifier stage, expected the codebook stage"):
         module.on_load_checkpoint(torch.load(classifier_ckpt, weights_only=True))
     checkpoint = torch.load(fitted[3], weights_only=True)
-    stages.stamp(checkpoint, stage="codebook", classifier="0" * 64)
+    stages.stamp(checkpoint, stage="codebook", features={"perceptual": "0" * 64})
     module.on_load_checkpoint(checkpoint)
     with pytest.raises(ValueError, match="has changed since this run began"):
         module.on_fit_start()

@@ -46,6 +46,50 @@ def test_perceptual_distance_is_zero_for_equal_maps_and_known_for_orthogonal_one
     assert losses.perceptual_distance([a, a], [b, a]).item() == pytest.approx(1.0)
 
 
+def test_perceptual_distance_with_weights_is_the_weighted_sum_over_maps():
+    a, b = torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 3)
+    a[:, 0], b[:, 1] = 5.0, 0.5  # unit vectors (1, 0) and (0, 1): each channel differs by 1
+    weights = [torch.tensor([0.5, 3.0]), torch.tensor([1.0, 0.0])]
+    assert losses.perceptual_distance([a, a], [b, b], weights=weights).item() == pytest.approx(0.5 + 3.0 + 1.0)
+
+
+@pytest.mark.parametrize(
+    ("difference", "expected"),
+    [
+        # The spectrum is 1/2 everywhere, so each of the four frequencies weighs 1.
+        ([[1.0, 0.0], [0.0, 0.0]], 0.25),
+        # All in the mean: 2 there, 0 elsewhere.
+        ([[1.0, 1.0], [1.0, 1.0]], 4 / 4),
+        # (2, 1, 1, 0): weights (1, 1/2, 1/2, 0) on squares (4, 1, 1, 0).
+        ([[2.0, 1.0], [1.0, 0.0]], (4 + 0.5 + 0.5) / 4),
+        ([[0.0, 0.0], [0.0, 0.0]], 0.0),
+    ],
+)
+def test_frequency_distance_of_known_spectra(difference, expected):
+    image = torch.rand(1, 1, 2, 2)
+    reconstruction = (image + torch.tensor(difference)).requires_grad_()
+    distance = losses.frequency_distance(reconstruction, image)
+    assert distance.item() == pytest.approx(expected, rel=1e-5)
+    distance.backward()
+    assert torch.isfinite(reconstruction.grad).all()
+
+
+def test_frequency_distance_weighs_each_image_by_itself_and_its_weights_are_constants():
+    image, reconstruction = torch.rand(2, 1, 8, 8), torch.rand(2, 1, 8, 8, requires_grad=True)
+    both = losses.frequency_distance(reconstruction, image)
+    each = [losses.frequency_distance(reconstruction[i : i + 1], image[i : i + 1]) for i in range(2)]
+    assert both.item() == pytest.approx((each[0].item() + each[1].item()) / 2, rel=1e-5)
+    both.backward()
+    # By the definition: the mean of w |F|² with w held constant, differentiated by finite differences.
+    spectrum = torch.fft.fft2((reconstruction - image).detach().double(), norm="ortho").abs()
+    weight = spectrum / spectrum.amax((-2, -1), keepdim=True)
+    step = torch.zeros(2, 1, 8, 8, dtype=torch.float64)
+    step[1, 0, 3, 5] = 1e-6
+    moved = torch.fft.fft2((reconstruction - image).detach().double() + step, norm="ortho").abs()
+    slope = ((weight * moved**2).mean() - (weight * spectrum**2).mean()) / 1e-6
+    assert reconstruction.grad[1, 0, 3, 5].item() == pytest.approx(slope.item(), rel=1e-3)
+
+
 def test_perceptual_gradient_is_finite_where_features_vanish():
     maps = torch.zeros(1, 4, 3, 3, requires_grad=True)
     losses.perceptual_distance([maps], [torch.randn(1, 4, 3, 3)]).backward()
