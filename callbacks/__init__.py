@@ -6,6 +6,7 @@ from callbacks.contrast import FindingContrast
 from callbacks.downstream import DownstreamClassifier
 from callbacks.fid import FrechetDistance
 from callbacks.grids import SampleGrid
+from callbacks.health import HealthAlarm
 from callbacks.metrics_file import MetricsFile
 from callbacks.progress import ProgressLine
 from callbacks.similarity import MultiScaleSimilarity
@@ -16,6 +17,7 @@ __all__ = [
     "DownstreamClassifier",
     "FindingContrast",
     "FrechetDistance",
+    "HealthAlarm",
     "MetricsFile",
     "MultiScaleSimilarity",
     "ProgressLine",

@@ -1,0 +1,198 @@
+"""HealthAlarm on real codebook runs: it fires on NaN, divergence and collapse, not on a healthy run; files are kept."""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from callbacks.health import HealthAlarm, TrainingAlarm, broken_tensors
+from lightning_modules.codebook import ImageCodebook
+from lightning_modules.networks.vqgan import VQGANConfig
+
+MICRO = VQGANConfig(resolution=16, channels=(8, 16), code_dim=8, codes=16)
+
+
+def smooth(n: int) -> torch.Tensor:
+    coarse = torch.rand(n, 1, 4, 4, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    return functional.interpolate(coarse, scale_factor=4, mode="bilinear").clamp(-1, 1)
+
+
+def loader(images: torch.Tensor, **kwargs: Any) -> DataLoader:
+    rows = [{"image": image, "image_id": f"i{i:02d}"} for i, image in enumerate(images)]
+    return DataLoader(rows, **{"batch_size": 8} | kwargs)
+
+
+def module(**kwargs: Any) -> ImageCodebook:
+    torch.manual_seed(0)
+    return ImageCodebook(MICRO, discriminator_width=8, **{"discriminator_start": 10, "cosine": False} | kwargs)
+
+
+def at_rate(rate: float) -> dict[str, Any]:
+    return {"optimizer": lambda groups: torch.optim.AdamW(groups, lr=rate, betas=(0.8, 0.98))}
+
+
+class Case:
+    """A run with the alarm and a checkpoint an epoch."""
+
+    def __init__(self, folder: Path, alarm: HealthAlarm | None = None, **kwargs: Any) -> None:
+        self.alarm = alarm or HealthAlarm(after_steps=20)
+        self.checkpoint = ModelCheckpoint(dirpath=folder / "checkpoints", save_last=True, enable_version_counter=False)
+        self.trainer = lightning.Trainer(
+            **{"max_epochs": 9, "gradient_clip_val": 1.0} | kwargs, default_root_dir=folder, accelerator="cpu",
+            logger=False, num_sanity_val_steps=0, enable_progress_bar=False, enable_model_summary=False,
+            callbacks=[self.alarm, self.checkpoint],
+        )  # fmt: skip
+        self.last = folder / "checkpoints/last.ckpt"
+
+    def fit(self, codebook: ImageCodebook, images: torch.Tensor, **kwargs: Any) -> None:
+        self.trainer.fit(codebook, loader(images, **kwargs), loader(images))
+
+    def stopped(self, codebook: ImageCodebook, images: torch.Tensor, **kwargs: Any) -> str:
+        with pytest.raises(TrainingAlarm) as error:
+            self.fit(codebook, images, **kwargs)
+        return str(error.value)
+
+    def check_file(self) -> dict[str, Any]:
+        """The checkpoint on disk, all of whose weights are finite."""
+        checkpoint = torch.load(self.last, weights_only=True)
+        assert not broken_tensors(checkpoint["state_dict"])
+        for state in checkpoint["optimizer_states"][0]["state"].values():
+            assert not broken_tensors(state)
+        return checkpoint
+
+
+def strict() -> HealthAlarm:
+    return HealthAlarm(after_steps=20, min_usage=0.6, min_perplexity=4.0)
+
+
+def poison(after: int) -> Any:
+    """A batch hook that puts NaN into the images from batch `after` on."""
+    seen = iter(range(10**6))
+
+    def hook(batch: Any, batch_idx: int) -> None:
+        if next(seen) >= after:
+            batch["image"][0, 0, 0, 0] = math.nan
+
+    return hook
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_healthy_tiny_run_with_a_last_batch_of_one_image_raises_nothing(tmp_path, precision):
+    case = Case(tmp_path, strict(), precision=precision)
+    case.fit(module(), smooth(25))
+    assert case.trainer.global_step == 36
+    assert case.check_file()["global_step"] == 36
+
+
+def test_nan_stops_before_the_step_names_the_loss_and_keeps_the_file(tmp_path):
+    case, codebook = Case(tmp_path), module()
+    codebook.on_train_batch_start = poison(after=7)
+    message = case.stopped(codebook, smooth(24))
+    assert "stopped at step 7 (epoch 3)" in message
+    assert "losses: train/adaptive_weight" in message or "losses: train/commitment nan, train/l1 nan" in message
+    assert re.search(r"\d+ parameters have such a gradient: network\.encoder", message)
+    assert "the batch's 8 images are NOT finite: look at the data first (i08, i09, i10 and 5 more)" in message
+    assert f"kept: the last good checkpoint is {case.last}" in message
+    assert "lower the learning rate" in message
+    assert "the learning rate was 0.001" in message
+    assert case.check_file()["global_step"] == 6
+    assert not broken_tensors(dict(codebook.named_parameters()))
+
+
+def test_nan_in_the_first_epoch_says_that_there_is_no_checkpoint(tmp_path):
+    codebook = module()
+    codebook.on_train_batch_start = poison(after=1)
+    assert "kept: no checkpoint had been written before" in Case(tmp_path).stopped(codebook, smooth(24))
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_broken_weights_never_reach_a_checkpoint(tmp_path):
+    """Weights that break after the last check of a step: only the look at the file finds them."""
+    case, codebook = Case(tmp_path), module()
+    codebook.on_train_epoch_end = lambda: (
+        codebook.network.quantizer.codebook[3].fill_(math.inf) if codebook.global_step == 6 else None
+    )
+    message = case.stopped(codebook, smooth(24))
+    assert "1 tensors of the checkpoint to be written are not finite: network.quantizer.codebook" in message
+    assert case.check_file()["global_step"] == 3
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_learning_rate_a_hundred_times_too_high_is_stopped(tmp_path, precision):
+    """Reconstructions recover from it, while most codes stay unused; the healthy run passes the same thresholds."""
+    case = Case(tmp_path, strict(), precision=precision)
+    message = case.stopped(module(**at_rate(0.1)), smooth(24))
+    assert re.search(r"validate/usage 0\.\d+ is below 0\.6", message)
+    assert "the learning rate was 0.1" in message
+    assert f"kept: the last good checkpoint is {case.last}" in message
+    case.check_file()
+
+
+def test_divergence_without_nan_is_stopped(tmp_path):
+    message = Case(tmp_path).stopped(module(**at_rate(1.0)), smooth(24))
+    assert re.search(r"reconstructions are worse than the mean image: they explain -\d", message)
+    assert re.search(r"validate/perplexity 1(\.\d+)? is below 2", message)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        (torch.full((17, 1, 16, 16), -1.0), "the 17 real images of validation are flat: their deviation is 0"),
+        (torch.full((17, 1, 16, 16), 0.3), "the 17 real images of validation are flat"),
+        (smooth(1).repeat(17, 1, 1, 1), "the 17 real images of validation are all the same"),
+    ],
+)
+def test_black_flat_and_equal_images_are_named_and_break_no_weight(tmp_path, images, expected, precision):
+    case = Case(tmp_path, precision=precision)
+    message = case.stopped(module(), images)
+    assert expected in message
+    assert "stopped at step 21" in message
+    assert "python -m datamodules doctor" in message
+    assert case.check_file()["global_step"] == 18
+
+
+def test_a_few_flat_images_among_others_are_no_alarm(tmp_path):
+    images = torch.cat([smooth(16), torch.full((8, 1, 16, 16), -1.0)])  # the last batch is black
+    case = Case(tmp_path, strict())
+    case.fit(module(), images)
+    case.check_file()
+
+
+def test_a_decoder_that_draws_one_image_is_reported_with_its_figures(tmp_path):
+    case, codebook = Case(tmp_path), module()
+    codebook.decode = lambda codes: smooth(1).expand(len(codes), 1, 16, 16)
+    message = case.stopped(codebook, smooth(24))
+    assert "reconstructions are all alike: they differ by 0 of what real images differ by, below 0.1" in message
+    assert "reconstructions are constant" not in message
+    codebook = module()
+    codebook.decode = lambda codes: torch.zeros(len(codes), 1, 16, 16)
+    assert "reconstructions are constant" in Case(tmp_path / "flat").stopped(codebook, smooth(24))
+
+
+def test_a_run_without_validation_is_watched_when_it_saves(tmp_path):
+    case = Case(tmp_path, HealthAlarm(after_steps=4, min_usage=0.99, min_perplexity=None), limit_val_batches=0)
+    message = case.stopped(module(), torch.full((24, 1, 16, 16), 0.3))
+    assert "train/usage" in message
+    assert "stopped at step 6 (epoch 2)" in message
+    assert case.check_file()["global_step"] == 3
+
+
+def test_thresholds_of_null_watch_nothing_and_validate_alone_never_stops(tmp_path):
+    off = HealthAlarm(min_usage=None, min_perplexity=None, min_contrast=None, min_explained=None, after_steps=0)
+    Case(tmp_path, off, max_epochs=2).fit(module(), torch.full((24, 1, 16, 16), 0.3))
+    other = Case(tmp_path, HealthAlarm(after_steps=0, min_usage=1.0))
+    other.trainer.validate(module(), loader(smooth(8)), verbose=False)
+
+
+def test_the_first_steps_are_not_judged(tmp_path):
+    case = Case(tmp_path, HealthAlarm(after_steps=1000), max_epochs=3)
+    case.fit(module(), torch.full((24, 1, 16, 16), 0.3))
+    assert case.trainer.global_step == 9
