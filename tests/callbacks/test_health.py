@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader
 from callbacks.health import HealthAlarm, TrainingAlarm, broken_tensors
 from lightning_modules.codebook import ImageCodebook
 from lightning_modules.networks.vqgan import VQGANConfig
+from tests.chain import COMMON, ROOT, SMALL
+from tests.processes import run_python
 
 MICRO = VQGANConfig(resolution=16, channels=(8, 16), code_dim=8, codes=16)
 
@@ -196,3 +198,25 @@ def test_the_first_steps_are_not_judged(tmp_path):
     case = Case(tmp_path, HealthAlarm(after_steps=1000), max_epochs=3)
     case.fit(module(), torch.full((24, 1, 16, 16), 0.3))
     assert case.trainer.global_step == 9
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_command_line_ends_with_an_error_on_all_ranks(tmp_path, ranks):
+    """A learning rate that breaks the weights at the first step."""
+    files = [flag for name in ("base", "codebook") for flag in ("-c", str(ROOT / f"configs/{name}.yaml"))]
+    common = [flag for flag in COMMON if "callbacks" not in flag and "batch_size" not in flag]
+    lengths = [f"--trainer.devices={ranks}", *(["--trainer.strategy=ddp"] if ranks > 1 else [])]
+    features = [f"--model.init_args.{name}" for name in ("perceptual=0", "clinical=0", "classifier_ckpt=null")]
+    alarm = "{class_path: HealthAlarm, init_args: {after_steps: 0}}"
+    result = run_python(
+        ["main.py", "fit", *files, *common, *SMALL["codebook"], *lengths, *features, "--data.init_args.batch_size=4",
+         f"--trainer.callbacks=[{alarm}]", "--model.init_args.optimizer.init_args.lr=1e30",
+         f"--data.init_args.cache_dir={tmp_path}", f"--run_dir={tmp_path / 'run'}"],
+        timeout=240,
+    )  # fmt: skip
+    assert result.returncode != 0
+    assert "TrainingAlarm: stopped at step 1 (epoch 1)" in result.stderr
+    assert "the learning rate was" in result.stderr
+    assert not list(tmp_path.rglob("*.ckpt"))
