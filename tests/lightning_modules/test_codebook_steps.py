@@ -7,6 +7,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
+import yaml
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor
 from torch.nn import functional
@@ -15,6 +16,8 @@ from torch.utils.data import DataLoader
 from lightning_modules import stages
 from lightning_modules.codebook import ImageCodebook
 from lightning_modules.networks.vqgan import VQGANConfig
+from main import main
+from tests.chain import ROOT, Chain
 
 MICRO = VQGANConfig(resolution=16, channels=(8, 16), code_dim=8, codes=16)
 # A codebook that stands still: it starts by k-means and keeps its place.
@@ -177,3 +180,18 @@ def test_a_resumed_run_with_averages_ends_like_one_that_was_not_interrupted(tmp_
     assert trainer.global_step == 8
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_the_shipped_config_of_averages_saves_them_and_copies_buffers(chain: Chain, tmp_path):
+    shipped = yaml.safe_load((ROOT / "configs/experiment/codebook-ema.yaml").read_text())
+    # In place of the other callbacks, which need the runs of the demo.
+    override = tmp_path / "callbacks.yaml"
+    override.write_text(yaml.safe_dump({"trainer": {"callbacks": shipped["trainer"]["callbacks+"]}}))
+    arguments = chain.arguments("fit", "codebook", f"--run_dir={tmp_path}", configs=(str(override),))
+    cli = main([a for a in arguments if not a.startswith("--trainer.callbacks")])
+    saved = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
+    average, current = saved["state_dict"], saved["current_model_state"]
+    for name in BUFFERS:
+        assert torch.equal(average[f"network.quantizer.{name}"], current[f"network.quantizer.{name}"]), name
+    assert not torch.equal(average["network.decoder.0.weight"], current["network.decoder.0.weight"])
+    assert torch.equal(cli.model.network.decoder[0].weight, average["network.decoder.0.weight"])
