@@ -7,8 +7,7 @@ holds the same codebook and R ranks act like one rank with the whole batch. Batc
 Shapes: B batch, D code dimension, h × w grid, K codes, N = all vectors of a batch.
 """
 
-import contextlib
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -16,24 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import Metric
 
+from lightning_modules.networks.codes import Quantized, check_codes, check_finite, diverged, finite, float32, rows_of
 from lightning_modules.networks.ranks import distributed, gather_rows, sum_over_ranks
 
 Gradient = Literal["rotation", "straight-through"]
 KMEANS_ROUNDS = 10
 KMEANS_VECTORS_A_CODE = 64
-
-
-class Quantized(NamedTuple):
-    """What the quantiser returns."""
-
-    vectors: Tensor  # float32 [B,D,h,w], the codes' vectors; gradients reach the input
-    codes: Tensor  # int64 [B,h,w]
-    commitment: Tensor  # float32 scalar, mean squared distance of the input from its (constant) codes
-
-
-def float32(device: torch.device) -> contextlib.AbstractContextManager:
-    """Autocast off on this device."""
-    return torch.autocast(device_type=device.type, enabled=False)
+# Distances that are held at once: on a CPU what stays in its cache, elsewhere a quarter of a gigabyte.
+DISTANCES_ON_CPU, DISTANCES_ELSEWHERE = 2**20, 2**26
 
 
 def in_order(vectors: Tensor) -> Tensor:
@@ -44,7 +33,10 @@ def in_order(vectors: Tensor) -> Tensor:
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Index of the nearest row of codebook [K,D] for vectors [N,D] by Euclidean distance: int64 [N]."""
     # ‖v‖² is the same for all codes and left out.
-    return torch.addmm((codebook**2).sum(1)[None, :], vectors, codebook.T, alpha=-2).argmin(dim=1)
+    squares, codes = (codebook**2).sum(1)[None, :], codebook.T
+    most = DISTANCES_ON_CPU if vectors.device.type == "cpu" else DISTANCES_ELSEWHERE
+    parts = vectors.split(max(1, most // len(codebook)))
+    return torch.cat([torch.addmm(squares, part, codes, alpha=-2).argmin(dim=1) for part in parts])
 
 
 def kmeans(vectors: Tensor, count: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -144,20 +136,32 @@ class VectorQuantizer(nn.Module):
 
     def _vectors(self, latent: Tensor) -> Tensor:
         """[B,D,h,w] → float32 [N,D]."""
-        vectors = latent.float().permute(0, 2, 3, 1).reshape(-1, self.dim)
+        vectors = rows_of(latent, self.dim)
         return functional.normalize(vectors, dim=1) if self.cosine else vectors
 
     @torch.no_grad()
     def encode(self, latent: Tensor) -> Tensor:
-        """[B,D,h,w] → codes int64 [B,h,w]; never changes the codebook."""
+        """[B,D,h,w] → codes int64 [B,h,w]; never changes the codebook.
+
+        Raises:
+            FloatingPointError: if the latent holds NaN, infinite or huge values.
+        """
         with float32(latent.device):
-            return nearest(self._vectors(latent), self.codebook).reshape(len(latent), *latent.shape[2:])
+            vectors = self._vectors(latent)
+            check_finite(vectors)
+            return nearest(vectors, self.codebook).reshape(len(latent), *latent.shape[2:])
 
     def forward(self, latent: Tensor) -> Quantized:
-        """Quantise [B,D,h,w]; in training mode the codebook is updated after its vectors were looked up."""
+        """Quantise [B,D,h,w]; in training mode the codebook is updated after its vectors were looked up.
+
+        Raises:
+            FloatingPointError: if the latent holds NaN, infinite or huge values; in training mode on all ranks at once.
+        """
         with float32(latent.device):
             b, _, h, w = latent.shape
             vectors = self._vectors(latent)
+            if not self.training:
+                check_finite(vectors)
             if self.training and not bool(self.initialised):
                 self._start(vectors.detach())
             codes = nearest(vectors.detach(), self.codebook)
@@ -181,11 +185,7 @@ class VectorQuantizer(nn.Module):
         Raises:
             ValueError: if a code is outside 0..K-1.
         """
-        if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= self.codes):
-            raise ValueError(
-                f"codes must lie in 0..{self.codes - 1}, got {int(codes.min())}..{int(codes.max())}; "
-                "they were made with another codebook or hold special tokens"
-            )
+        check_codes(codes, self.codes)
         return self.codebook[codes].permute(0, 3, 1, 2)
 
     def _generator(self) -> torch.Generator:
@@ -194,7 +194,9 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _start(self, vectors: Tensor) -> None:
-        vectors = in_order(gather_rows(vectors))
+        vectors = gather_rows(vectors)
+        check_finite(vectors)
+        vectors = in_order(vectors)
         generator = self._generator()
         most = KMEANS_VECTORS_A_CODE * self.codes
         if len(vectors) > most:
@@ -213,9 +215,15 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _update(self, vectors: Tensor, codes: Tensor) -> None:
-        # One all-reduce: the last column counts the vectors of each code.
+        # One all-reduce: the last column counts the vectors of each code, the last row the ranks with unusable vectors.
         rows = torch.cat([vectors, torch.ones_like(vectors[:, :1])], dim=1)
-        total = sum_over_ranks(torch.zeros_like(rows[:1]).repeat(self.codes, 1).index_add_(0, codes, rows))
+        total = vectors.new_zeros(self.codes + 1, self.dim + 1)
+        total.index_add_(0, codes, rows)
+        total[-1, 0] = 1 - finite(vectors).float()
+        total = sum_over_ranks(total)
+        if float(total[-1, 0]):
+            raise diverged(vectors)
+        total = total[:-1]
         self.sums.lerp_(total[:, :-1], 1 - self.decay)
         self.counts.lerp_(total[:, -1], 1 - self.decay)
         centres = self.sums / self.counts.clamp(min=1e-6)[:, None]
