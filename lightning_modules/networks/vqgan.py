@@ -1,17 +1,24 @@
-"""The VQ autoencoder (VQ-GAN, arXiv 2012.09841): residual convolutions with GroupNorm around a vector quantiser.
+"""The VQ autoencoder (VQ-GAN, arXiv 2012.09841): residual convolutions with GroupNorm around a quantiser.
 
 Shapes: B batch, H = W = resolution, C channels, D code dimension, h = w = grid.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
+from lightning_modules.networks.fsq import FSQ, check_levels
+from lightning_modules.networks.lfq import LFQ, check_power_of_two
 from lightning_modules.networks.quantizer import Gradient, VectorQuantizer
 from lightning_modules.networks.transformer import Attention
+
+Quantizer = VectorQuantizer | FSQ | LFQ
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,12 @@ class VQGANConfig:
         attention: one self-attention layer at the lowest resolution, on both sides.
         code_dim: dimension of a code's vector.
         codes: size of the codebook.
-        cosine, decay, restart_below, gradient: see `VectorQuantizer`.
+        cosine, decay, restart_below, gradient: of quantizer ema, see `VectorQuantizer`; the others copy gradients.
+        quantizer: ema learns its codebook by moving averages; fsq rounds channels to `levels`; lfq takes their signs.
+        levels: of fsq, see `FSQ`; their product is `codes`.
+        entropy: of lfq, weight of its entropy loss beside its commitment, see `LFQ`.
+        recompute: keep only the inputs of residual blocks and attention for the backward pass and compute the rest
+            again (arXiv 1604.06174): about a third more time, a fraction of the memory, equal gradients.
     """
 
     resolution: int = 64
@@ -42,6 +54,10 @@ class VQGANConfig:
     decay: float = 0.97
     restart_below: float = 0.03
     gradient: Gradient = "rotation"
+    quantizer: Literal["ema", "fsq", "lfq"] = "ema"
+    levels: tuple[int, ...] = ()
+    entropy: float = 0.4
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         if self.resolution % self.factor:
@@ -52,6 +68,16 @@ class VQGANConfig:
         odd = [width for width in self.channels if width % 8]
         if odd:
             raise ValueError(f"channels {self.channels}: GroupNorm needs multiples of 8, got {odd}")
+        if self.quantizer == "fsq":
+            check_levels(self.levels, self.codes)
+        elif self.levels:
+            raise ValueError(
+                f"levels {list(self.levels)} are of quantizer fsq, got quantizer {self.quantizer}; drop one"
+            )
+        if self.quantizer == "lfq":
+            check_power_of_two(self.codes)
+        if self.cosine and self.quantizer != "ema":
+            raise ValueError(f"cosine is of quantizer ema, got quantizer {self.quantizer}; set it to false")
 
     @property
     def factor(self) -> int:
@@ -64,14 +90,26 @@ class VQGANConfig:
         return self.resolution // self.factor
 
 
-SIZES: dict[str, VQGANConfig] = {
-    "tiny": VQGANConfig(),
-    "small": VQGANConfig(resolution=128, channels=(32, 64, 96, 128), codes=1024),
-    # The reference configuration of LLM-CXR and CAMMAL: 256 px, f16, 1024 codes of 256 dimensions.
-    "base": VQGANConfig(
+def tiny() -> VQGANConfig:
+    """64 px, f4: 16 × 16 of 512 codes."""
+    return VQGANConfig()
+
+
+def small() -> VQGANConfig:
+    """128 px, f8: 16 × 16 of 1024 codes."""
+    return VQGANConfig(resolution=128, channels=(32, 64, 96, 128), codes=1024)
+
+
+def base() -> VQGANConfig:
+    """256 px, f16: 16 × 16 of 1024 codes × 256 dimensions, the reference configuration of LLM-CXR and CAMMAL."""
+    return VQGANConfig(
         resolution=256, channels=(128, 128, 256, 256, 512), blocks=2, attention=True, code_dim=256, codes=1024
-    ),
-}
+    )
+
+
+def large() -> VQGANConfig:
+    """512 px, f16: the network of `base` on 32 × 32 codes, recomputed in the backward pass to save memory."""
+    return replace(base(), resolution=512, recompute=True)
 
 
 class VQOutput(NamedTuple):
@@ -83,7 +121,10 @@ class VQOutput(NamedTuple):
 
 
 def norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm of 8 groups: independent of the batch, so ranks and batch sizes do not change the result."""
+    """GroupNorm of 8 groups: independent of the batch, so ranks and batch sizes do not change the result.
+
+    Under autocast it computes in float32: CUDA casts its input, the CPU kernel takes bf16 and sums in float32.
+    """
     return nn.GroupNorm(8, channels, eps=1e-6)
 
 
@@ -156,6 +197,30 @@ def decoder(config: VQGANConfig) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def run(layers: nn.Sequential, x: Tensor, *, count: int, recompute: bool) -> Tensor:
+    """The first `count` layers, one after the other; `recompute` as in VQGANConfig."""
+    for layer in islice(layers, count):
+        again = recompute and torch.is_grad_enabled() and isinstance(layer, ResidualBlock | GridAttention)
+        x = checkpoint(layer, x, use_reentrant=False) if again else layer(x)
+    return x
+
+
+def build_quantizer(config: VQGANConfig) -> Quantizer:
+    """The quantiser that the config names."""
+    if config.quantizer == "fsq":
+        return FSQ(config.levels, dim=config.code_dim)
+    if config.quantizer == "lfq":
+        return LFQ(config.codes, dim=config.code_dim, entropy=config.entropy)
+    return VectorQuantizer(
+        config.codes,
+        dim=config.code_dim,
+        decay=config.decay,
+        restart_below=config.restart_below,
+        cosine=config.cosine,
+        gradient=config.gradient,
+    )
+
+
 class VQGAN(nn.Module):
     """Images to a grid of codes and back."""
 
@@ -163,16 +228,19 @@ class VQGAN(nn.Module):
         super().__init__()
         self.config = config
         self.encoder, self.decoder = encoder(config), decoder(config)
-        self.quantizer = VectorQuantizer(
-            config.codes,
-            dim=config.code_dim,
-            decay=config.decay,
-            restart_below=config.restart_below,
-            cosine=config.cosine,
-            gradient=config.gradient,
-        )
+        self.quantizer = build_quantizer(config)
+        self.run: Callable[..., Tensor] = run
         # Twice as fast in bf16 convolutions on CPU and on tensor cores; values do not change.
         self.to(memory_format=torch.channels_last)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Let `torch.compile(*args, **kwargs)` make the encoder and the decoder at their first use; names stay.
+
+        The quantiser stays as it is, since it branches on its values, and so does the decoder's last convolution:
+        the loss differentiates it by itself for the adaptive weight (see `last_weight`).
+        """
+        # Each batch size is compiled by itself: inductor cannot order the strides of channels_last at an unknown one.
+        self.run = torch.compile(run, *args, **{"dynamic": False} | kwargs)
 
     @property
     def last_weight(self) -> Tensor:
@@ -190,7 +258,8 @@ class VQGAN(nn.Module):
         side = self.config.resolution
         if image.ndim != 4 or image.shape[1:] != (1, side, side):
             raise ValueError(f"the codebook takes images [B,1,{side},{side}], got {list(image.shape)}")
-        return self.encoder(image.contiguous(memory_format=torch.channels_last))
+        image = image.contiguous(memory_format=torch.channels_last)
+        return self.run(self.encoder, image, count=len(self.encoder), recompute=self.config.recompute)
 
     def encode(self, image: Tensor) -> Tensor:
         """Image [B,1,H,W] in [-1,1] → codes int64 [B,h,w]. Does not touch the codebook, whatever the mode."""
@@ -198,7 +267,10 @@ class VQGAN(nn.Module):
 
     def decode_latent(self, latent: Tensor) -> Tensor:
         """Quantised vectors [B,D,h,w] → image float32 [B,1,H,W], not clamped."""
-        return self.decoder(latent.contiguous(memory_format=torch.channels_last)).float()
+        latent = latent.contiguous(memory_format=torch.channels_last)
+        body = len(self.decoder) - 2
+        x = self.run(self.decoder, latent, count=body, recompute=self.config.recompute)
+        return self.decoder[body:](x).float()
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes int64 [B,h,w] → image float32 [B,1,H,W] in [-1,1]."""
