@@ -66,6 +66,7 @@ class ImageCodebook(lightning.LightningModule):
         discriminator_ramp: steps over which its weight grows linearly from 0.
         discriminator_width: channels of its first layer, a multiple of 8.
         cosine: let the learning rate fall to 0 along half a cosine over the run.
+        compile: let torch.compile make encoder and decoder at their first use; slower on CPUs.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class ImageCodebook(lightning.LightningModule):
         discriminator_ramp: int = 500,
         discriminator_width: int = 32,
         cosine: bool = True,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         factories = {"perceptual": perceptual_network, "clinical": clinical_network}
@@ -102,6 +104,8 @@ class ImageCodebook(lightning.LightningModule):
         config = stages.as_config(VQGANConfig, network)
         self.save_hyperparameters({"network": dataclasses.asdict(config), "discriminator_width": discriminator_width})
         self.network = VQGAN(config)
+        if compile:
+            self.network.compile()
         self.discriminator = PatchDiscriminator(discriminator_width)
         self.classifier_ckpt, self.optimizer, self.cosine = classifier_ckpt, optimizer, cosine
         self.adversarial, self.commitment = adversarial, commitment

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lightning_modules import stages
+from lightning_modules.codebook import ImageCodebook
 from lightning_modules.networks import vqgan
 from lightning_modules.networks.vqgan import VQGAN, VQGANConfig
 from main import main
@@ -188,6 +189,13 @@ def test_compilation_gives_equal_outputs_and_gradients_under_the_same_names(back
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(plain, fast, strict=True))
     codes = network.eval().encode(image)
     assert torch.allclose(compiled.eval().decode(codes), network.decode(codes), atol=1e-5)
+
+
+def test_the_module_compiles_where_it_is_asked_to():
+    assert ImageCodebook(MICRO).network.run is vqgan.run
+    module = ImageCodebook(MICRO, compile=True)
+    assert module.network.run is not vqgan.run
+    assert list(module.state_dict()) == list(ImageCodebook(MICRO).state_dict())
 
 
 def test_decoding_codes_equals_the_clamped_reconstruction(network):
