@@ -55,14 +55,18 @@ def diverged(vectors: Tensor) -> FloatingPointError:
     )
 
 
-def check_finite(vectors: Tensor) -> None:
+def check_finite(vectors: Tensor, *, of: Tensor | None = None) -> None:
     """Refuse NaN, infinite and huge values.
+
+    Args:
+        vectors: of any shape.
+        of: what they were made from by a linear layer, where the message should be about that.
 
     Raises:
         FloatingPointError: with how many there are.
     """
     if not bool(finite(vectors)):
-        raise diverged(vectors)
+        raise diverged(vectors if of is None else of)
 
 
 def check_codes(codes: Tensor, count: int) -> None:

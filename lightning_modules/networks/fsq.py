@@ -93,8 +93,10 @@ class FSQ(nn.Module):
     def _bounded(self, latent: Tensor) -> Tensor:
         """[B,D,h,w] → float32 [N,C]; rounding gives the levels -(L//2)..(L-1)//2."""
         vectors = rows_of(latent, self.dim)
-        check_finite(vectors)
-        return torch.tanh(self.narrow(vectors) + self.shift) * self.half_range - self.offset
+        channels = self.narrow(vectors)
+        # NaN and infinity pass the layer, and here are far fewer values to look at.
+        check_finite(channels, of=vectors)
+        return torch.tanh(channels + self.shift) * self.half_range - self.offset
 
     def _codes(self, rounded: Tensor) -> Tensor:
         """Float [N,C] → int64 [N]; the first channel counts fastest."""
@@ -121,7 +123,7 @@ class FSQ(nn.Module):
             bounded = self._bounded(latent)
             rounded = bounded.detach().round()
             # In this order the value is exactly the level.
-            passed = rounded + (bounded - bounded.detach())
+            passed = rounded + (bounded - bounded.detach()) if bounded.requires_grad else rounded
             grid = self.widen(passed / self.half_width).reshape(b, h, w, self.dim).permute(0, 3, 1, 2)
             return Quantized(grid, self._codes(rounded).reshape(b, h, w), latent.new_zeros((), dtype=torch.float32))
 
