@@ -83,7 +83,8 @@ def choose(now: Text, candidates: Sequence[tuple[Continuation, Text]], *, detour
 def _complete(continuation: Continuation, text: Read) -> bool:
     """Whether the text can go on or end here; a last sentence may do without its full stop."""
     over = continuation.ended and not text.check.missing
-    return over or (bool(continuation.ids) and text.report[-1:] in FULL_STOPS)
+    # After a digit it may be a decimal point: only what goes on tells.
+    return over or (bool(continuation.ids) and text.report[-1:] in FULL_STOPS and not text.report[-2:-1].isdigit())
 
 
 def _mean(continuation: Continuation) -> float:

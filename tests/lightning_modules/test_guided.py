@@ -16,8 +16,9 @@ SENTENCES = [
     "No pleural effusion. ",
     "There is a small effusion on the left. ",
     "A small left pleural effusion",  # without full stop
+    "A left pleural effusion is small, 2.",
 ]
-HEART, CLEAR, EFFUSION, PNEUMOTHORAX, DENIED, OTHER, OPEN = range(len(SENTENCES))
+HEART, CLEAR, EFFUSION, PNEUMOTHORAX, DENIED, OTHER, OPEN, NUMBER = range(len(SENTENCES))
 
 
 def read(number: int, ids: Sequence[int]) -> Written:
@@ -57,6 +58,7 @@ def test_an_end_is_kept_only_when_nothing_is_missing() -> None:
     assert chosen([HEART, EFFUSION], drawn(CLEAR), end) == drawn(CLEAR)
     # Without a full stop a sentence can only be the last.
     assert chosen([HEART], drawn(OPEN)) is None
+    assert chosen([HEART], drawn(NUMBER)) is None
     assert chosen([HEART], drawn(OPEN, ended=True)) == drawn(OPEN, ended=True)
     assert chosen([], drawn(OPEN, ended=True)) is None
 

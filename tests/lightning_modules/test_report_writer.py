@@ -72,6 +72,7 @@ def test_all_faults_of_a_text() -> None:
     assert faults("The lunglungs are clear.the heart. lungs.", view="AP", drawable=False, known=known) == (
         "spelling: lunglungs", "spelling: clear.the", "spelling: lungs",
     )  # fmt: skip
+    assert faults("The heart.5 lungs.", view="AP", drawable=False, known=known) == ("spelling: heart.5",)
 
 
 def test_what_is_said_twice() -> None:
