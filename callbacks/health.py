@@ -96,6 +96,11 @@ class HealthAlarm(Callback):
         seen.append(describe_batch(self._batch))
         raise self._alarm(trainer, seen, attempt=f"{DIVERGED}; the step was not taken, so the weights are those before")
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Add step, images and checkpoint to the error of a network that refuses NaN, as the quantisers do."""
+        if isinstance(exception, FloatingPointError):
+            exception.add_note(str(self._alarm(trainer, [describe_batch(self._batch)], attempt=DIVERGED)))
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

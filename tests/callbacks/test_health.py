@@ -57,9 +57,9 @@ class Case:
         self.trainer.fit(codebook, loader(images, **kwargs), loader(images))
 
     def stopped(self, codebook: ImageCodebook, images: torch.Tensor, **kwargs: Any) -> str:
-        with pytest.raises(TrainingAlarm) as error:
+        with pytest.raises((TrainingAlarm, FloatingPointError)) as error:
             self.fit(codebook, images, **kwargs)
-        return str(error.value)
+        return "\n".join([str(error.value), *getattr(error.value, "__notes__", [])])
 
     def check_file(self) -> dict[str, Any]:
         """The checkpoint on disk, all of whose weights are finite."""
@@ -93,14 +93,33 @@ def test_a_healthy_tiny_run_with_a_last_batch_of_one_image_raises_nothing(tmp_pa
     assert case.check_file()["global_step"] == 36
 
 
-def test_nan_stops_before_the_step_names_the_loss_and_keeps_the_file(tmp_path):
+def test_nan_images_stop_before_the_step_and_keep_the_file(tmp_path):
     case, codebook = Case(tmp_path), module()
     codebook.on_train_batch_start = poison(after=7)
     message = case.stopped(codebook, smooth(24))
+    assert message.startswith("the quantiser got latents that it cannot take")
     assert "stopped at step 7 (epoch 3)" in message
-    assert "losses: train/adaptive_weight" in message or "losses: train/commitment nan, train/l1 nan" in message
-    assert re.search(r"\d+ parameters have such a gradient: network\.encoder", message)
     assert "the batch's 8 images are NOT finite: look at the data first (i08, i09, i10 and 5 more)" in message
+    assert f"kept: the last good checkpoint is {case.last}" in message
+    assert case.check_file()["global_step"] == 6
+    assert not broken_tensors(codebook.state_dict())
+
+
+def test_nan_stops_before_the_step_names_the_loss_and_keeps_the_file(tmp_path):
+    case, codebook = Case(tmp_path), module()
+    losses, seen = codebook.both_losses, iter(range(10**6))
+
+    def broken(image):
+        total, parts = losses(image)
+        factor = math.nan if next(seen) >= 7 else 1.0
+        return total * factor, parts | {"loss": parts["loss"] * factor}
+
+    codebook.both_losses = broken
+    message = case.stopped(codebook, smooth(24))
+    assert "stopped at step 7 (epoch 3)" in message
+    assert "losses: train/loss nan" in message
+    assert re.search(r"\d+ parameters have such a gradient: network\.encoder", message)
+    assert "the batch's 8 images are finite (i08, i09, i10 and 5 more)" in message
     assert f"kept: the last good checkpoint is {case.last}" in message
     assert "lower the learning rate" in message
     assert "the learning rate was 0.001" in message
@@ -217,6 +236,7 @@ def test_the_command_line_ends_with_an_error_on_all_ranks(tmp_path, ranks):
         timeout=240,
     )  # fmt: skip
     assert result.returncode != 0
-    assert "TrainingAlarm: stopped at step 1 (epoch 1)" in result.stderr
+    assert "FloatingPointError: the quantiser got latents that it cannot take" in result.stderr
+    assert "stopped at step 1 (epoch 1)" in result.stderr
     assert "the learning rate was" in result.stderr
     assert not list(tmp_path.rglob("*.ckpt"))
