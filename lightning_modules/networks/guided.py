@@ -18,7 +18,8 @@ from lightning_modules.networks.generation import Continuation
 FULL_STOPS = (".", "?", "!")
 MOST_SENTENCES = 24
 DETOURS = 1  # sentences in a row that say nothing of what is missing
-FEW = 4  # sound sentences of which the most probable is kept where it may say what it likes: variety, but no nonsense
+FEW = 3  # drawn sentences of which the most probable is kept: of all of them it would be a stock phrase
+STRICT = 2  # times that nothing would do, after which a text may say a thing again
 MOST_STUCK = 4  # times that nothing drawn would do, before a text is given up
 
 
@@ -65,19 +66,23 @@ def wrong(text: Read) -> int:
     return len(text.check.contradicting) + len(text.check.unasked) + len(text.faults)
 
 
-def choose(now: Text, candidates: Sequence[tuple[Continuation, Text]], *, detour: bool) -> int | None:
+def choose(
+    now: Text, candidates: Sequence[tuple[Continuation, Text]], *, detour: bool, few: int | None = None
+) -> int | None:
     """Which continuation to keep, None if none will do.
 
     Args:
         now: the text so far.
         candidates: continuations in the order in which they were drawn, each with the text as it would read.
         detour: whether one may be kept that says nothing of what is missing, if the first does not.
+        few: the most probable of so many that will do is kept; None takes that of all.
     """
     sound = [n for n, one in enumerate(candidates) if wrong(one[1]) <= wrong(now) and _complete(*one)]
     helpful = [n for n in sound if len(candidates[n][1].check.missing) < len(now.check.missing)]
     free = not now.check.missing or (detour and bool(sound) and sound[0] not in helpful)
     # Rounded: the last bits depend on the batch, and what is written should not.
-    return max(sound[:FEW] if free else helpful, key=lambda n: (round(_mean(candidates[n][0]), 3), -n), default=None)
+    fitting = (sound if free else helpful)[:few]
+    return max(fitting, key=lambda n: (round(_mean(candidates[n][0]), 3), -n), default=None)
 
 
 def _complete(continuation: Continuation, text: Read) -> bool:
@@ -96,7 +101,7 @@ def write_guided(
     *,
     sample: Callable[[Sequence[Place]], list[list[Continuation]]],
     excerpts: Callable[[Sequence[Place], Sequence[Text]], list[list[Continuation]]] | None,
-    read: Callable[[int, list[int]], Text],
+    read: Callable[[int, list[int], bool], Text],
     rooms: Sequence[int],
 ) -> list[Text]:
     """Write texts sentence by sentence.
@@ -105,7 +110,7 @@ def write_guided(
         empty: what nothing written reads as, one a text.
         sample: for each place some continuations, up to the end of a sentence.
         excerpts: for each place some sentences for what is missing in the text there; None where there are none.
-        read: reads text number n back from its ids.
+        read: reads text number n back from its ids; whether saying a thing again is a fault.
         rooms: longest text of each in sub-words.
 
     Returns:
@@ -113,13 +118,15 @@ def write_guided(
     """
     drafts = [Draft([], one) for one in empty]
 
-    def advance(places: Sequence[Place], found: list[list[Continuation]], *, may_detour: bool) -> list[Place]:
+    def advance(places: Sequence[Place], found: list[list[Continuation]], *, drawn: bool) -> list[Place]:
         """Keep a continuation at each place; the places where none would do."""
         stuck = []
         for place, continuations in zip(places, found, strict=True):
             draft = drafts[place.text]
-            candidates = [(one, read(place.text, place.ids + one.ids)) for one in continuations]
-            kept = choose(draft.read, candidates, detour=may_detour and draft.detours < DETOURS)
+            strict = draft.stuck < STRICT
+            candidates = [(one, read(place.text, place.ids + one.ids, strict)) for one in continuations]
+            detour, few = (draft.detours < DETOURS, FEW) if drawn else (False, None)
+            kept = choose(draft.read, candidates, detour=detour, few=few)
             if kept is None:
                 stuck.append(place)
                 continue
@@ -134,9 +141,9 @@ def write_guided(
         places = [Place(n, sentence, draft.ids) for n, draft in enumerate(drafts) if not draft.done]
         if not places:
             break
-        stuck = advance(places, sample(places), may_detour=True)
+        stuck = advance(places, sample(places), drawn=True)
         if excerpts is not None and (stuck := [p for p in stuck if drafts[p.text].read.check.missing]):
-            stuck = advance(stuck, excerpts(stuck, [drafts[p.text].read for p in stuck]), may_detour=False)
+            stuck = advance(stuck, excerpts(stuck, [drafts[p.text].read for p in stuck]), drawn=False)
         for place in stuck:
             draft = drafts[place.text]
             draft.detours, draft.stuck = 0, draft.stuck + 1  # another sentence may lead to where one will do

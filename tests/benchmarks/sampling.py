@@ -100,7 +100,7 @@ if __name__ == "__main__":
     parser.add_argument("--candidates", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.7, 0.85, 1.0])
     parser.add_argument("--top-ps", type=float, nargs="+", default=[0.95])
-    parser.add_argument("--rescues", type=int, nargs="+", default=[16])
+    parser.add_argument("--rescues", type=int, nargs="+", default=[32])
     parser.add_argument("--show", type=int, default=0, help="texts to print for each setting")
     given = vars(parser.parse_args())
     if not Path(given["ckpt"]).is_file():

@@ -1,5 +1,6 @@
 """Texts written sentence by sentence: which continuation is kept, when a text ends, and when it is given up."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from datamodules.reports.keywords import Keywords
@@ -21,7 +22,7 @@ SENTENCES = [
 HEART, CLEAR, EFFUSION, PNEUMOTHORAX, DENIED, OTHER, OPEN, NUMBER = range(len(SENTENCES))
 
 
-def read(number: int, ids: Sequence[int]) -> Written:
+def read(number: int, ids: Sequence[int], strict: bool = True) -> Written:
     return read_back("".join(SENTENCES[i] for i in ids).strip(), ASKED)
 
 
@@ -29,8 +30,10 @@ def drawn(*ids: int, likelihood: float = -1.0, ended: bool = False) -> Continuat
     return Continuation(list(ids), ended, likelihood)
 
 
-def chosen(before: list[int], *found: Continuation, detour: bool = False) -> Continuation | None:
-    kept = choose(read(0, before), [(one, read(0, before + one.ids)) for one in found], detour=detour)
+def chosen(
+    before: list[int], *found: Continuation, detour: bool = False, few: int | None = None
+) -> Continuation | None:
+    kept = choose(read(0, before), [(one, read(0, before + one.ids)) for one in found], detour=detour, few=few)
     return None if kept is None else found[kept]
 
 
@@ -44,8 +47,11 @@ def test_the_most_probable_that_says_something_missing_is_kept() -> None:
 
 def test_a_detour_is_made_if_the_first_that_is_sound_is_one() -> None:
     assert chosen([HEART], drawn(PNEUMOTHORAX), drawn(CLEAR), drawn(EFFUSION), detour=True) == drawn(CLEAR)
-    few = [drawn(CLEAR, likelihood=-2.0), *[drawn(CLEAR, likelihood=-1.5)] * 3, drawn(CLEAR, likelihood=-0.5)]
-    assert chosen([HEART], *few, detour=True) == few[1]  # the most probable of the first four
+    found = [drawn(CLEAR, likelihood=-value) for value in (2.0, 1.5, 1.5, 0.5)]
+    assert chosen([HEART], *found, detour=True) == found[3]
+    assert chosen([HEART], *found, detour=True, few=3) == found[1]
+    found = [drawn(EFFUSION, likelihood=-value) for value in (2.0, 1.5, 1.5, 0.5)]
+    assert chosen([HEART], drawn(CLEAR), *found, few=3) == found[1]
     assert chosen([HEART], drawn(EFFUSION, likelihood=-9), drawn(CLEAR), drawn(OTHER), detour=True) == drawn(OTHER)
     assert chosen([HEART], drawn(CLEAR), drawn(CLEAR)) is None
     assert chosen([HEART], drawn(PNEUMOTHORAX), drawn(DENIED), detour=True) is None
@@ -105,3 +111,23 @@ def test_a_text_that_cannot_go_on_is_given_up_as_it_is() -> None:
     text, asked = write([[drawn(HEART)], [drawn(PNEUMOTHORAX)]], excerpts=[drawn(DENIED)])
     assert text == "The heart is normal."
     assert asked == [1, 2, 3, 4, 5]
+
+
+def test_after_two_failures_a_thing_may_be_said_again() -> None:
+    seen: list[bool] = []
+
+    def lenient(number: int, ids: Sequence[int], strict: bool) -> Written:
+        seen.append(strict)
+        found = read(number, ids)
+        return dataclasses.replace(found, faults=("again: effusion",)) if strict and EFFUSION in ids else found
+
+    script = [[drawn(HEART)], [drawn(EFFUSION, ended=True)]]
+    written = write_guided(
+        [read(0, [])],
+        sample=lambda places: [script[min(place.sentence, 1)] for place in places],
+        excerpts=None,
+        read=lenient,
+        rooms=[9],
+    )
+    assert written[0].report == "The heart is normal. Small left pleural effusion."
+    assert seen == [True, True, True, False]
