@@ -55,7 +55,7 @@ def test_the_openi_config_trains_for_its_epochs(chain: Chain, tmp_path: Path) ->
     found = chain.arguments("fit", "prompter", configs=("configs/experiment/prompter-openi.yaml",))
     found = [a for a in found if not a.startswith(("--run_dir", "--trainer.max_epochs"))]
     cli = main([*found, f"--run_dir={tmp_path}", "--trainer.max_steps=2"])
-    assert cli.trainer.max_epochs == 9
+    assert cli.trainer.max_epochs == 7
     assert cli.trainer.limit_test_batches == 1.0
     assert cli.model.config.dropout == 0.1
 
