@@ -17,8 +17,8 @@ from lightning_modules.networks.generation import Continuation
 
 FULL_STOPS = (".", "?", "!")
 MOST_SENTENCES = 24
-DETOURS = 1  # sentences in a row that say nothing of what is missing
-FEW = 3  # drawn sentences of which the most probable is kept: of all of them it would be a stock phrase
+DETOURS = 2  # sentences that say nothing of what is missing, in a text; never two in a row
+FEW = 2  # drawn sentences of which the most probable is kept: of all of them it would be a stock phrase
 STRICT = 2  # times that nothing would do, after which a text may say a thing again
 MOST_STUCK = 4  # times that nothing drawn would do, before a text is given up
 
@@ -57,6 +57,7 @@ class Draft(Generic[Text]):
     ids: list[int]
     read: Text
     detours: int = 0
+    astray: bool = False
     stuck: int = 0
     done: bool = False
 
@@ -75,13 +76,15 @@ def choose(
         now: the text so far.
         candidates: continuations in the order in which they were drawn, each with the text as it would read.
         detour: whether one may be kept that says nothing of what is missing, if the first does not.
-        few: the most probable of so many that will do is kept; None takes that of all.
+        few: the most probable of so many that will do is kept; None takes that of all. Where nothing is missing it is
+            always the first, so that a text ends where the model would end it.
     """
     sound = [n for n, one in enumerate(candidates) if wrong(one[1]) <= wrong(now) and _complete(*one)]
     helpful = [n for n in sound if len(candidates[n][1].check.missing) < len(now.check.missing)]
-    free = not now.check.missing or (detour and bool(sound) and sound[0] not in helpful)
+    if sound and not now.check.missing:
+        return sound[0]
+    fitting = (sound if detour and sound and sound[0] not in helpful else helpful)[:few]
     # Rounded: the last bits depend on the batch, and what is written should not.
-    fitting = (sound if free else helpful)[:few]
     return max(fitting, key=lambda n: (round(_mean(candidates[n][0]), 3), -n), default=None)
 
 
@@ -125,7 +128,8 @@ def write_guided(
             draft = drafts[place.text]
             strict = draft.stuck < STRICT
             candidates = [(one, read(place.text, place.ids + one.ids, strict)) for one in continuations]
-            detour, few = (draft.detours < DETOURS, FEW) if drawn else (False, None)
+            detour = drawn and draft.detours < DETOURS and not draft.astray
+            few = FEW if drawn else None
             kept = choose(draft.read, candidates, detour=detour, few=few)
             if kept is None:
                 stuck.append(place)
@@ -133,7 +137,8 @@ def write_guided(
             one, text = candidates[kept]
             got_on = len(text.check.missing) < len(draft.read.check.missing)
             draft.ids, draft.read = place.ids + one.ids, text
-            draft.detours = 0 if got_on else draft.detours + 1
+            draft.astray = not got_on
+            draft.detours += not got_on
             draft.done = (one.ended and not text.check.missing) or len(draft.ids) >= rooms[place.text]
         return stuck
 
@@ -146,6 +151,7 @@ def write_guided(
             stuck = advance(stuck, excerpts(stuck, [drafts[p.text].read for p in stuck]), drawn=False)
         for place in stuck:
             draft = drafts[place.text]
-            draft.detours, draft.stuck = 0, draft.stuck + 1  # another sentence may lead to where one will do
+            draft.astray, draft.stuck = False, draft.stuck + 1
+            draft.detours = min(draft.detours, DETOURS - 1)  # another sentence may lead to where one will do
             draft.done = draft.stuck > MOST_STUCK
     return [draft.read for draft in drafts]
