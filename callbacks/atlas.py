@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch.nn import functional
 
 from callbacks.codes import encoded
 from callbacks.extraction import CHUNK, check_images
-from callbacks.grids import FONT_SIZE, HEADER, MARGIN, save_picture
+from callbacks.grids import FONT_SIZE, HEADER, MARGIN, publish_picture
 from callbacks.metrics.patches import PatchBank, Patches, cut
 from callbacks.protocols import HasCodebook, HasReferenceImages
 
@@ -118,10 +117,7 @@ class CodeAtlas(Callback):
         most, least = ends(found.counts, each=self.codes)
         blocks = {"most used": most, "least used": least} if len(least) else {"by use": most}
         picture = compose_atlas(found, blocks, title=title, width=self.width)
-        save_picture(picture, Path(trainer.default_root_dir) / "pictures" / "atlas.png")
-        for logger in trainer.loggers:
-            if hasattr(logger, "log_image"):
-                logger.log_image(key="pictures/atlas", images=[picture])
+        publish_picture(picture, trainer, name="atlas", key="atlas")
 
 
 def ends(counts: Tensor, *, each: int) -> tuple[Tensor, Tensor]:

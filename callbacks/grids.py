@@ -99,11 +99,7 @@ class SampleGrid(Callback):
             rows[DIFFERENCE], means = error_map(fake, real)
             captions = [f"[mean error {mean:.1f} %] {caption}" for mean, caption in zip(means, captions, strict=True)]
         picture = compose(rows, captions=captions, cell=self.cell)
-        path = Path(trainer.default_root_dir) / "pictures" / f"{stage}-{trainer.current_epoch}.png"
-        save_picture(picture, path)
-        for logger in trainer.loggers:
-            if hasattr(logger, "log_image"):
-                logger.log_image(key=f"pictures/{stage}", images=[picture])
+        publish_picture(picture, trainer, name=f"{stage}-{trainer.current_epoch}", key=stage)
 
 
 def error_map(images: Tensor, reference: Tensor) -> tuple[Tensor, list[float]]:
@@ -187,9 +183,13 @@ def wrap(text: str, *, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width
     return lines
 
 
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG under a temporary name, then move it into place."""
+def publish_picture(picture: Image.Image, trainer: Trainer, *, name: str, key: str) -> None:
+    """Write `<default_root_dir>/pictures/<name>.png`, and give it to loggers that take images as `pictures/<key>`."""
+    path = Path(trainer.default_root_dir) / "pictures" / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     picture.save(temporary, format="PNG")
     os.replace(temporary, path)
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_image"):
+            logger.log_image(key=f"pictures/{key}", images=[picture])
