@@ -1,11 +1,11 @@
 """Writing sentence by sentence, each chosen by what the mention extractor reads: guided decoding with a verifier.
 
 A text that must say eight things and nothing else is seldom drawn as a whole, but its next sentence nearly always is.
-So several next sentences are drawn from the model, which sees what was kept so far; what adds, denies or misspells
-or repeats something is out. Of the rest the most probable is kept that says something missing, and between two such
-sentences there may be one that does not, if the model drew it first. Where none says anything missing, sentences are
-tried that the model writes for the missing keywords alone, again the most probable in this text. When nothing is
-missing, the model goes on and ends as it would by itself.
+So several next sentences are drawn from the model, which sees what was kept so far; what adds, denies, misspells or
+repeats something is out. Of the first few others that say something missing the most probable is kept, and between two
+such sentences there may be one that says nothing missing, if the model drew it first. Where none says anything missing,
+sentences are tried that the model writes for the missing keywords alone, the most probable of all of them in this text.
+When nothing is missing, the model goes on and ends as it would by itself.
 """
 
 from collections.abc import Callable, Sequence
@@ -80,9 +80,9 @@ def choose(
             always the first, so that a text ends where the model would end it.
     """
     sound = [n for n, one in enumerate(candidates) if wrong(one[1]) <= wrong(now) and _complete(*one)]
-    helpful = [n for n in sound if len(candidates[n][1].check.missing) < len(now.check.missing)]
     if sound and not now.check.missing:
         return sound[0]
+    helpful = [n for n in sound if len(candidates[n][1].check.missing) < len(now.check.missing)]
     fitting = (sound if detour and sound and sound[0] not in helpful else helpful)[:few]
     # Rounded: the last bits depend on the batch, and what is written should not.
     return max(fitting, key=lambda n: (round(_mean(candidates[n][0]), 3), -n), default=None)

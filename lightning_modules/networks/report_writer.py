@@ -157,7 +157,6 @@ class Writer:
     ) -> list[Written]:
         count, rescue, heat = self.sampling.candidates, self.sampling.rescue, self.sampling.temperature
         banned = self.codec.containing(BLANKS)
-        texts: list[list[str]] = [[] for _ in requests]
         best: dict[int, Written] = {}
 
         def failing() -> list[int]:
@@ -172,7 +171,6 @@ class Writer:
                 banned,
             )
             for (i, number, _), text in zip(jobs, new, strict=True):
-                texts[i].append(text)
                 if i not in best or not best[i].verified:
                     read = read_back(text, requests[i], known=self.known)
                     kept = read if i not in best or read.severity < best[i].severity else best[i]
@@ -181,11 +179,11 @@ class Writer:
         for number in range(count):
             if todo := failing():
                 attempt(todo, [number], [heat])
+        if rescue and self.ask_excerpt is None and (todo := failing()):
+            # An instruct model answers as a whole: from surer to bolder, since what was added needs a lower
+            # temperature, what was left out a higher one.
+            attempt(todo, range(count, count + rescue), np.linspace(0.7 * heat, 1.4 * heat, rescue).tolist())
         if rescue and (todo := failing()):
-            if self.ask_excerpt is None:
-                # An instruct model answers as a whole: from surer to bolder, since what was added needs a lower
-                # temperature, what was left out a higher one.
-                attempt(todo, range(count, count + rescue), np.linspace(0.7 * heat, 1.4 * heat, rescue).tolist())
             guided = self._guided(
                 [best[i] for i in todo], [prompts[i] for i in todo], [keys[i] for i in todo], seed=seed, banned=banned
             )
