@@ -29,9 +29,10 @@ from lightning_modules.networks.language_model import IGNORED, LanguageModelConf
 from lightning_modules.networks.packing import can_pack, pack
 from lightning_modules.networks.ranks import distributed, gather_items, sum_over_ranks
 from lightning_modules.networks.report_metrics import Baseline, ReportMetrics
-from lightning_modules.networks.report_writer import Request, Sampling, Writer, Written, one_line
+from lightning_modules.networks.report_writer import Sampling, Writer, one_line
 from lightning_modules.networks.requests import MODES, Mode, finished, studies_of, write_prompts
 from lightning_modules.networks.text_metrics import Ratio
+from lightning_modules.networks.written import Request, Written
 from lightning_modules.optimizers import parameter_groups
 from lightning_modules.prompter_parts import STAGE, Parts, learn_texts, load_parts, new_parts, save_parts
 
@@ -289,6 +290,7 @@ class ReportPrompter(lightning.LightningModule):
             sampling=self.sampling,
             max_length=self.max_length,
             known=parts.known,
+            training=None if instructed else parts.training,
         )
         # bf16 attention is slow in CPU decoding, and what is written should not depend on the training precision.
         with torch.autocast(self.device.type, enabled=False):

@@ -17,6 +17,7 @@ from datamodules.reports.vocabulary import Vocabulary, mine
 from lightning_modules import stages
 from lightning_modules.networks import adapters
 from lightning_modules.networks.adapters import LoraConfig
+from lightning_modules.networks.copying import CopiedNgrams
 from lightning_modules.networks.examples import EXCERPT, REPORT, prompt
 from lightning_modules.networks.language_model import (
     Codec,
@@ -30,8 +31,8 @@ from lightning_modules.networks.language_model import (
 from lightning_modules.networks.text_checks import words_of
 
 STAGE = "prompter"
-Texts = tuple[str, dict[str, Any] | None, list[str] | None]  # see `learn_texts`
-FORMAT = 2  # of what the checkpoint holds beside the weights; since 2, prompts name form and view
+Texts = tuple[str, dict[str, Any] | None, list[str] | None, dict[str, Any]]  # see `learn_texts`
+FORMAT = 3  # of what the checkpoint holds beside the weights; since 3, the runs of words of the training reports
 WEIGHTS = "model."  # what the module calls the model
 
 
@@ -47,6 +48,7 @@ class Parts:
         base: id or folder that a pretrained model came from.
         base_digest: of the frozen weights beside adapters, "" without.
         known: the words of the training reports, which a model trained from scratch may write; None for others.
+        training: runs of words of the training reports, which tell what a written text copied.
     """
 
     model: Any
@@ -56,12 +58,13 @@ class Parts:
     base: str | None = None
     base_digest: str = ""
     known: frozenset[str] | None = None
+    training: CopiedNgrams | None = None
 
 
 def learn_texts(
     reports: Sequence[str], *, vocabulary: str | None, min_count: int, network: LanguageModelConfig | None
 ) -> Texts:
-    """The vocabulary's text, the tokenizer as plain data and the known words, which rank 0 makes for all.
+    """Vocabulary's text, tokenizer as plain data, known words and the state of `CopiedNgrams`; rank 0 makes it for all.
 
     Args:
         reports: of the training split; none are needed with `vocabulary` and without `network`.
@@ -73,14 +76,15 @@ def learn_texts(
         words = mine(reports, min_count=min(min_count, 1 + len(reports) // 100))
     else:
         words = Vocabulary.load(vocabulary)
+    copied = CopiedNgrams(reports).state()
     if network is None:
-        return words.to_json(), None, None
+        return words.to_json(), None, None, copied
     prompts = [
         prompt(keywords_of(report, words=words.words), view=VIEWS[i % len(VIEWS)], form=(REPORT, EXCERPT)[i % 2])
         for i, report in enumerate(reports)
     ]
     codec = dataclasses.asdict(train_codec([*reports, *prompts], sub_words=network.sub_words))
-    return words.to_json(), codec, sorted(set().union(*(words_of(report) for report in reports)))
+    return words.to_json(), codec, sorted(set().union(*(words_of(report) for report in reports))), copied
 
 
 def new_parts(
@@ -92,15 +96,18 @@ def new_parts(
 ) -> Parts:
     """A model to train: with random weights, or the pretrained one."""
     vocabulary = Vocabulary.from_json(texts[0])
+    training = CopiedNgrams.from_state(texts[3])
     if texts[1] is not None:
         codec = stages.as_config(Codec, texts[1])
-        return Parts(build_small(network, codec), codec, vocabulary, known=frozenset(texts[2] or ()))
+        known = frozenset(texts[2] or ())
+        return Parts(build_small(network, codec), codec, vocabulary, known=known, training=training)
     assert language_model is not None
     model, codec = load_pretrained(language_model)
     if lora is None:
-        return Parts(model, codec, vocabulary, base=language_model)
+        return Parts(model, codec, vocabulary, base=language_model, training=training)
     model = adapters.add_adapters(model, lora)
-    return Parts(model, codec, vocabulary, lora, language_model, adapters.base_digest(model.state_dict()))
+    digest = adapters.base_digest(model.state_dict())
+    return Parts(model, codec, vocabulary, lora, language_model, digest, training=training)
 
 
 def save_parts(parts: Parts, checkpoint: dict[str, Any]) -> None:
@@ -116,6 +123,7 @@ def save_parts(parts: Parts, checkpoint: dict[str, Any]) -> None:
         base=parts.base,
         base_digest=parts.base_digest,
         known=None if parts.known is None else sorted(parts.known),
+        training=None if parts.training is None else parts.training.state(),
     )
     if parts.lora is not None and not parts.lora.keep_base:
         checkpoint["state_dict"] = adapters.without_base(checkpoint["state_dict"], prefix=WEIGHTS)
@@ -136,8 +144,8 @@ def load_parts(checkpoint: dict[str, Any], *, model: nn.Module | None, language_
     extra = checkpoint[stages.KEY]
     if extra.get("format") != FORMAT:
         raise ValueError(
-            f"the prompter checkpoint has the format {extra.get('format', 1)}, expected {FORMAT}, whose prompts are "
-            "other texts; train it again with `python main.py fit -c configs/base.yaml -c configs/prompter.yaml`"
+            f"the prompter checkpoint has the format {extra.get('format', 1)}, expected {FORMAT}, which holds "
+            "other things; train it again with `python main.py fit -c configs/base.yaml -c configs/prompter.yaml`"
         )
     lora = None if extra["lora"] is None else stages.as_config(LoraConfig, json.loads(extra["lora"]))
     base = language_model or extra["base"]
@@ -157,4 +165,5 @@ def load_parts(checkpoint: dict[str, Any], *, model: nn.Module | None, language_
         base,
         extra["base_digest"],
         None if extra["known"] is None else frozenset(extra["known"]),
+        None if extra["training"] is None else CopiedNgrams.from_state(extra["training"]),
     )

@@ -38,6 +38,10 @@ class Read(Protocol):
     def faults(self) -> tuple[str, ...]:
         """What else is wrong with it."""
 
+    @property
+    def copied(self) -> int:
+        """How many runs of its words stand in a training report."""
+
 
 Text = TypeVar("Text", bound=Read)
 
@@ -68,7 +72,12 @@ def wrong(text: Read) -> int:
 
 
 def choose(
-    now: Text, candidates: Sequence[tuple[Continuation, Text]], *, detour: bool, few: int | None = None
+    now: Text,
+    candidates: Sequence[tuple[Continuation, Text]],
+    *,
+    detour: bool,
+    few: int | None = None,
+    may_copy: bool = True,
 ) -> int | None:
     """Which continuation to keep, None if none will do.
 
@@ -78,8 +87,20 @@ def choose(
         detour: whether one may be kept that says nothing of what is missing, if the first does not.
         few: the most probable of so many that will do is kept; None takes that of all. Where nothing is missing it is
             always the first, so that a text ends where the model would end it.
+        may_copy: if not, one that copies nothing more from a training report goes before all others.
     """
     sound = [n for n, one in enumerate(candidates) if wrong(one[1]) <= wrong(now) and _complete(*one)]
+    if not may_copy:
+        original = [n for n in sound if candidates[n][1].copied <= now.copied]
+        kept = _choose(now, candidates, original, detour=detour, few=few)
+        if kept is not None:
+            return kept
+    return _choose(now, candidates, sound, detour=detour, few=few)
+
+
+def _choose(
+    now: Text, candidates: Sequence[tuple[Continuation, Text]], sound: list[int], *, detour: bool, few: int | None
+) -> int | None:
     if sound and not now.check.missing:
         return sound[0]
     helpful = [n for n in sound if len(candidates[n][1].check.missing) < len(now.check.missing)]
@@ -105,6 +126,7 @@ def write_guided(
     sample: Callable[[Sequence[Place]], list[list[Continuation]]],
     excerpts: Callable[[Sequence[Place], Sequence[Text]], list[list[Continuation]]] | None,
     read: Callable[[int, list[int], bool], Text],
+    may_copy: Sequence[bool],
     rooms: Sequence[int],
 ) -> list[Text]:
     """Write texts sentence by sentence.
@@ -114,6 +136,7 @@ def write_guided(
         sample: for each place some continuations, up to the end of a sentence.
         excerpts: for each place some sentences for what is missing in the text there; None where there are none.
         read: reads text number n back from its ids; whether saying a thing again is a fault.
+        may_copy: whether each may say what stands in a training report word for word, where it could do without.
         rooms: longest text of each in sub-words.
 
     Returns:
@@ -130,7 +153,7 @@ def write_guided(
             candidates = [(one, read(place.text, place.ids + one.ids, strict)) for one in continuations]
             detour = drawn and draft.detours < DETOURS and not draft.astray
             few = FEW if drawn else None
-            kept = choose(draft.read, candidates, detour=detour, few=few)
+            kept = choose(draft.read, candidates, detour=detour, few=few, may_copy=may_copy[place.text])
             if kept is None:
                 stuck.append(place)
                 continue

@@ -5,7 +5,7 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lightning_modules.networks.report_writer import Request
+from lightning_modules.networks.written import Request
 
 FIELDS = ("pathology", "anatomy", "view", "report")
 VIEW_NAMES = {"PA": "PA", "AP": "AP portable", "LATERAL": "lateral", "unknown": "frontal"}

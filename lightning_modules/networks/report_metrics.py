@@ -11,10 +11,11 @@ from datamodules.reports.keywords import Keywords, parse
 from datamodules.reports.labels import FINDINGS
 from datamodules.reports.phrases import lexicon
 from lightning_modules.networks.chexbert import Labeler, rules_or_network
+from lightning_modules.networks.copying import CopiedNgrams
 from lightning_modules.networks.language_model import Codec
 from lightning_modules.networks.ngram import NgramModel
-from lightning_modules.networks.report_writer import Written
-from lightning_modules.networks.text_metrics import CopiedNgrams, DistinctNgrams, Lengths, Ratio, SelfBleu
+from lightning_modules.networks.text_metrics import DistinctNgrams, Lengths, Ratio, SelfBleu
+from lightning_modules.networks.written import Written
 
 ORDER = 3  # of the n-gram baseline
 

@@ -4,6 +4,8 @@
 2. What still fails is written sentence by sentence (`guided.py`), each chosen among `rescue`; where none says what is
    missing, among excerpts that the same model writes for each missing keyword alone. Every sentence is the model's.
 3. What fails after that is flagged.
+
+As often as training reports do not repeat one another, a text is to copy no eight words in a row from any of them.
 """
 
 import dataclasses
@@ -14,11 +16,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from datamodules.reports.keywords import Keywords, Verification, parse, verify
+from datamodules.reports.keywords import Keywords, parse, verify
+from lightning_modules.networks.copying import CopiedNgrams
 from lightning_modules.networks.generation import Continuation, generate, log_likelihoods
 from lightning_modules.networks.guided import FULL_STOPS, Place, write_guided
 from lightning_modules.networks.language_model import Codec
-from lightning_modules.networks.text_checks import BLANKS, faults, imprecise, restated, split_sentences
+from lightning_modules.networks.text_checks import BLANKS, imprecise, restated, split_sentences
+from lightning_modules.networks.written import Request, Written, read_back
 
 ROWS = 128  # texts written at a time: bounds the memory of the key-value cache
 SENTENCE = 64  # longest sentence in sub-words
@@ -54,65 +58,6 @@ class Sampling:
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
-    """What one text is to say.
-
-    Attributes:
-        keywords: the words asked for.
-        view: of the picture: "PA", "AP", "LATERAL", "unknown".
-        drawable: whether comparisons, hedges, history and advice are faults.
-        source: the report that is rewritten, "" where none is.
-    """
-
-    keywords: Keywords
-    view: str = "unknown"
-    drawable: bool = False
-    source: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Written:
-    """One written report and what was found in it.
-
-    Attributes:
-        report: the text.
-        request: what was asked.
-        check: what is missing, contradicting or unasked, as the mention extractor sees it.
-        faults: words of another view, blanks, repetitions, and what cannot be drawn where that counts.
-        attempts: how many texts were written for it; one written sentence by sentence counts once.
-        guided: whether it was written sentence by sentence.
-    """
-
-    report: str
-    request: Request
-    check: Verification
-    faults: tuple[str, ...]
-    attempts: int = 1
-    guided: bool = False
-
-    @property
-    def verified(self) -> bool:
-        """Whether everything asked is stated, no pathology is denied or added, and there is no other fault."""
-        return bool(self.report) and self.check.verified and not self.faults
-
-    @property
-    def severity(self) -> tuple[int, int]:
-        """Contradictions and additions weigh more than omissions: a wrong text misleads, a short one says less."""
-        wrong = len(self.check.contradicting) + len(self.check.unasked) + len(self.faults)
-        return (2 * wrong + len(self.check.missing) + (0 if self.report else 100), len(self.check.missing))
-
-
-def read_back(report: str, request: Request, *, known: frozenset[str] | None = None) -> Written:
-    """Check a text against what was asked; `known` are the words that may be written, None allows all."""
-    return Written(
-        report,
-        request,
-        verify(report, request.keywords),
-        faults(report, view=request.view, drawable=request.drawable, known=known),
-    )
-
-
-@dataclasses.dataclass(frozen=True)
 class Writer:
     """A model and how it is asked.
 
@@ -125,6 +70,7 @@ class Writer:
         sampling: how.
         max_length: positions of the model.
         known: the words that it may write, None for all.
+        training: the runs of words of the reports that it was trained on; None where there are none.
     """
 
     model: nn.Module
@@ -135,6 +81,7 @@ class Writer:
     sampling: Sampling
     max_length: int
     known: frozenset[str] | None = None
+    training: CopiedNgrams | None = None
 
     def write(self, requests: Sequence[Request], *, seed: int, keys: Sequence[str]) -> list[Written]:
         """Write one report for each request; see `ReportPrompter.write`. The model is left in its own mode."""
@@ -158,9 +105,16 @@ class Writer:
         count, rescue, heat = self.sampling.candidates, self.sampling.rescue, self.sampling.temperature
         banned = self.codec.containing(BLANKS)
         best: dict[int, Written] = {}
+        may_copy = self.training.may_copy(keys, seed=seed) if self.training else [True] * len(requests)
+
+        def rank(i: int, text: Written) -> tuple[int, ...]:
+            return (*text.severity, 0 if may_copy[i] else text.copied)
+
+        def settled(i: int) -> bool:
+            return i in best and best[i].verified and (may_copy[i] or not best[i].copied)
 
         def failing() -> list[int]:
-            return [i for i in range(len(requests)) if i not in best or not best[i].verified]
+            return [i for i in range(len(requests)) if not settled(i)]
 
         def attempt(todo: list[int], numbers: Sequence[int], heats: Sequence[float]) -> None:
             jobs = [(i, number, heat) for i in todo for number, heat in zip(numbers, heats, strict=True)]
@@ -171,9 +125,9 @@ class Writer:
                 banned,
             )
             for (i, number, _), text in zip(jobs, new, strict=True):
-                if i not in best or not best[i].verified:
-                    read = read_back(text, requests[i], known=self.known)
-                    kept = read if i not in best or read.severity < best[i].severity else best[i]
+                if not settled(i):
+                    read = read_back(text, requests[i], known=self.known, training=self.training)
+                    kept = read if i not in best or rank(i, read) < rank(i, best[i]) else best[i]
                     best[i] = dataclasses.replace(kept, attempts=number + 1)
 
         for number in range(count):
@@ -185,29 +139,34 @@ class Writer:
             attempt(todo, range(count, count + rescue), np.linspace(0.7 * heat, 1.4 * heat, rescue).tolist())
         if rescue and (todo := failing()):
             guided = self._guided(
-                [best[i] for i in todo], [prompts[i] for i in todo], [keys[i] for i in todo], seed=seed, banned=banned
+                [requests[i] for i in todo],
+                [prompts[i] for i in todo],
+                [keys[i] for i in todo],
+                [may_copy[i] for i in todo],
+                seed=seed,
+                banned=banned,
             )
             for i, read in zip(todo, guided, strict=True):
-                if read.severity < best[i].severity:
+                if rank(i, read) < rank(i, best[i]):
                     best[i] = dataclasses.replace(read, attempts=best[i].attempts + 1, guided=True)
         return [best[i] for i in range(len(requests))]
 
     def _guided(
         self,
-        failing: Sequence[Written],
+        requests: Sequence[Request],
         prompts: Sequence[list[int]],
         keys: Sequence[str],
+        may_copy: Sequence[bool],
         *,
         seed: int,
         banned: Sequence[int],
     ) -> list[Written]:
         """Each text written sentence by sentence."""
         copies, stops = self.sampling.rescue, self.codec.ending(FULL_STOPS)
-        requests = [one.request for one in failing]
 
         def read(number: int, ids: list[int], strict: bool) -> Written:
             text = self.clean(self.codec.decode([ids])[0])
-            found = read_back(text, requests[number], known=self.known)
+            found = read_back(text, requests[number], known=self.known, training=self.training)
             if not strict:
                 return found
             # Reports do say a thing twice, but a text that is being steered must not go in circles.
@@ -243,6 +202,7 @@ class Writer:
             sample=sample,
             excerpts=excerpts if self.ask_excerpt is not None else None,
             read=read,
+            may_copy=may_copy,
             rooms=[min(self.sampling.max_new_tokens, self.max_length - len(prompt)) for prompt in prompts],
         )
 

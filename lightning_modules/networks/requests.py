@@ -20,7 +20,7 @@ from datamodules.reports.keywords import Keywords, parse
 from datamodules.reports.labels import FINDINGS, VIEWS
 from datamodules.reports.vocabulary import Vocabulary
 from lightning_modules.networks.examples import vocabulary_keywords
-from lightning_modules.networks.report_writer import Request, Written
+from lightning_modules.networks.written import Request, Written
 
 Mode = Literal["auto", "keywords", "labels", "rewrite", "asked"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -127,6 +127,7 @@ def finished(row: Mapping[str, Any], written: Written) -> dict[str, Any]:
         "verified": written.verified,
         "attempts": written.attempts,
         "guided": written.guided,
+        "copied": written.copied,
         **asdict(written.check),
         "faults": list(written.faults),
     }

@@ -131,7 +131,7 @@ def words_of(text: str) -> set[str]:
 def misspelt(text: str, known: Container[str]) -> list[str]:
     """What a model that spells with sub-words gets wrong: words nobody wrote, sentences run together or begun small."""
     wrong = sorted(word for word in words_of(text) if word not in known)
-    wrong += re.findall(r"[a-z]{3,}\.[A-Za-z]\w+|[a-z]{3,}\.\d+", text)
+    wrong += re.findall(r"[a-z]{3,}\.[A-Za-z]\w+|[a-z]{3,}\.\d+|\w*\.\.+", text)
     return (
         wrong
         + [sentence.split(" ")[0] for sentence in split_sentences(text) if sentence[:1].islower()]

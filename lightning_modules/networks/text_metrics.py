@@ -1,7 +1,6 @@
 """Metrics of written texts that sum exactly over ranks: ratios of sums, n-grams, BLEU against one another, lengths."""
 
-import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from scipy.stats import wasserstein_distance
@@ -10,16 +9,7 @@ from torchmetrics import Metric
 from torchmetrics.functional.text import bleu_score
 from torchmetrics.utilities.data import dim_zero_cat
 
-
-def fingerprint(text: str) -> int:
-    """63 bits: collisions among a million texts are as unlikely as 1 in 10 million."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
-
-
-def ngrams(text: str, n: int) -> list[str]:
-    """The lower-cased white-space word n-grams of a text, in order."""
-    words = text.lower().split()
-    return [" ".join(words[i : i + n]) for i in range(len(words) - n + 1)]
+from lightning_modules.networks.copying import fingerprint, ngrams
 
 
 class Ratio(Metric):
@@ -68,28 +58,6 @@ class DistinctNgrams(Metric):
     def compute(self) -> Tensor:
         """In (0,1]; NaN without texts."""
         return (dim_zero_cat(self.seen).unique().numel() / self.total).float()
-
-
-class CopiedNgrams:
-    """Whether a text repeats a run of n words of the training reports.
-
-    Args:
-        reports: of the training split.
-        n: length of the run in words.
-    """
-
-    def __init__(self, reports: Iterable[str], *, n: int = 8) -> None:
-        self.n = n
-        self.known = {fingerprint(gram) for report in reports for gram in ngrams(report, n)}
-
-    def __call__(self, text: str) -> bool:
-        """Whether any run of the text stands in a training report."""
-        return any(fingerprint(gram) in self.known for gram in ngrams(text, self.n))
-
-    def new(self, text: str) -> tuple[int, int]:
-        """How many runs of the text stand in no training report, and how many it has."""
-        grams = ngrams(text, self.n)
-        return sum(fingerprint(gram) not in self.known for gram in grams), len(grams)
 
 
 class SelfBleu(Metric):

@@ -17,7 +17,8 @@ import torch
 from datamodules.cxr import CXRDataModule
 from datamodules.reports.labels import VIEWS
 from lightning_modules.networks.report_metrics import Baseline
-from lightning_modules.networks.report_writer import Request, Sampling, Written
+from lightning_modules.networks.report_writer import Sampling
+from lightning_modules.networks.written import Request, Written
 from lightning_modules.prompter import ReportPrompter
 from lightning_modules.stages import file_digest
 from tests.benchmarks.record import write

@@ -14,7 +14,7 @@ from datamodules.reports.labels import FINDINGS
 from lightning_modules.networks.chexbert import HEADS, CheXbert, rules_or_network
 from lightning_modules.networks.language_model import train_codec
 from lightning_modules.networks.report_metrics import Baseline, ReportMetrics
-from lightning_modules.networks.report_writer import Request, read_back
+from lightning_modules.networks.written import Request, read_back
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "no", "effusion", "edema", "nodule", "."]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datamodules.reports.keywords import Keywords
 from lightning_modules.networks.generation import Continuation
 from lightning_modules.networks.guided import Place, choose, write_guided
-from lightning_modules.networks.report_writer import Request, Written, read_back
+from lightning_modules.networks.written import Request, Written, read_back
 
 ASKED = Request(Keywords(("heart",), ("small left pleural effusion",)))
 SENTENCES = [
@@ -57,6 +57,21 @@ def test_a_detour_is_made_if_the_first_that_is_sound_is_one() -> None:
     assert chosen([HEART], drawn(PNEUMOTHORAX), drawn(DENIED), detour=True) is None
 
 
+def test_one_that_copies_nothing_more_goes_first_where_copying_is_to_be_left_out() -> None:
+    def kept(before: int, *copied: int, may_copy: bool) -> int | None:
+        now = dataclasses.replace(read(0, [HEART]), copied=before)
+        found = [
+            (drawn(EFFUSION, likelihood=-float(n)), dataclasses.replace(read(0, [HEART, EFFUSION]), copied=runs))
+            for n, runs in enumerate(copied)
+        ]
+        return choose(now, found, detour=False, may_copy=may_copy)
+
+    assert kept(0, 1, 2, 0, may_copy=True) == 0
+    assert kept(0, 1, 2, 0, may_copy=False) == 2
+    assert kept(2, 3, 2, 2, may_copy=False) == 1  # what is copied already stays
+    assert kept(0, 2, 1, may_copy=False) == 0  # nothing else says what is missing
+
+
 def test_an_end_is_kept_only_when_nothing_is_missing() -> None:
     end = drawn(ended=True)
     assert chosen([HEART], end, drawn(CLEAR), detour=True) == drawn(CLEAR)
@@ -86,6 +101,7 @@ def write(
         sample=lambda places: [script[min(place.sentence, len(script) - 1)] for place in places],
         excerpts=None if excerpts is None else for_missing,
         read=read,
+        may_copy=[True],
         rooms=[room],
     )
     return written[0].report, asked
@@ -127,6 +143,7 @@ def test_after_two_failures_a_thing_may_be_said_again() -> None:
         sample=lambda places: [script[min(place.sentence, 1)] for place in places],
         excerpts=None,
         read=lenient,
+        may_copy=[True],
         rooms=[9],
     )
     assert written[0].report == "The heart is normal. Small left pleural effusion."

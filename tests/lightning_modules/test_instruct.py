@@ -4,7 +4,7 @@ import pytest
 
 from datamodules.reports.keywords import Keywords
 from lightning_modules.networks.instruct import Instruction, report_of
-from lightning_modules.networks.report_writer import Request
+from lightning_modules.networks.written import Request
 
 REPORT = "Small left pleural effusion. The heart is normal."
 

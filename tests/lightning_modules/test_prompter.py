@@ -15,7 +15,8 @@ from datamodules.reports.keywords import Keywords, keywords_of
 from datamodules.reports.labels import FINDINGS
 from datamodules.reports.vocabulary import mine
 from lightning_modules.networks.language_model import LanguageModelConfig
-from lightning_modules.networks.report_writer import Request, Sampling
+from lightning_modules.networks.report_writer import Sampling
+from lightning_modules.networks.written import Request
 from lightning_modules.prompter import ReportPrompter
 
 REPORTS = [
@@ -182,9 +183,7 @@ def test_without_weights_the_error_says_what_to_run(tmp_path: Path) -> None:
 def test_an_older_format_is_refused(trained: tuple[ReportPrompter, Path]) -> None:
     checkpoint = torch.load(trained[1], weights_only=True)
     del checkpoint["cxr_synth"]["format"]
-    with pytest.raises(
-        ValueError, match=r"has the format 1, expected 2, whose prompts are other texts; train it again"
-    ):
+    with pytest.raises(ValueError, match=r"has the format 1, expected 3, which holds other things; train it again"):
         module().on_load_checkpoint(checkpoint)
 
 
@@ -231,3 +230,14 @@ def test_another_stage_is_refused(trained: tuple[ReportPrompter, Path]) -> None:
 def test_bad_sampling_is_refused() -> None:
     with pytest.raises(ValueError, match=r"top_p 1.5 in \(0, 1\]"):
         module(top_p=1.5)
+
+
+def test_the_checkpoint_tells_what_was_copied_from_the_training_reports(trained: tuple[ReportPrompter, Path]) -> None:
+    checkpoint = torch.load(trained[1], weights_only=True)
+    parts = ReportPrompter.load_from_checkpoint(trained[1], map_location="cpu").parts
+    assert parts is not None
+    assert parts.training is not None
+    state = checkpoint["cxr_synth"]["training"]
+    assert parts.training.known.tolist() == state["runs"].tolist() == sorted(set(state["runs"].tolist()))
+    assert parts.training.repeating == state["repeating"]
+    assert 0 <= state["repeating"] <= 1

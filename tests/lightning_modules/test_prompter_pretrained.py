@@ -11,7 +11,7 @@ from datamodules.reports.vocabulary import mine
 from lightning_modules.networks.adapters import LoraConfig, add_adapters
 from lightning_modules.networks.instruct import Instruction, chats
 from lightning_modules.networks.language_model import load_pretrained
-from lightning_modules.networks.report_writer import Request
+from lightning_modules.networks.written import Request
 from lightning_modules.prompter import ReportPrompter
 from tests.lightning_modules import chat_model
 from tests.lightning_modules.test_prompter import REPORTS, Reports, module, trainer

@@ -3,7 +3,7 @@
 import pytest
 
 from datamodules.reports.keywords import Keywords
-from lightning_modules.networks.report_writer import Request, Sampling, read_back
+from lightning_modules.networks.report_writer import Sampling
 from lightning_modules.networks.text_checks import (
     faults,
     imprecise,
@@ -12,6 +12,7 @@ from lightning_modules.networks.text_checks import (
     undrawable,
     view_conflicts,
 )
+from lightning_modules.networks.written import Request, read_back
 
 
 def test_sentences_are_split_at_full_stops_only() -> None:

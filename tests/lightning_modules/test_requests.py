@@ -10,8 +10,8 @@ import torch
 from datamodules.reports.keywords import Keywords, parse
 from datamodules.reports.labels import FINDINGS, VIEWS
 from datamodules.reports.vocabulary import Vocabulary, mine
-from lightning_modules.networks.report_writer import Request, read_back
 from lightning_modules.networks.requests import drawable_keywords, finished, studies_of, study_of, write_prompts
+from lightning_modules.networks.written import Request, read_back
 
 REPORTS = [
     "Small left pleural effusion. The heart is normal.",
@@ -107,6 +107,7 @@ def test_rows_are_written_sorted_and_what_is_missing_is_counted(
     assert lines[0]["missing"] == ["heart"]
     assert lines[1] == {
         "study_id": "b", "report": "The heart is normal.", "verified": True, "attempts": 1, "guided": False,
+        "copied": 0,
         "missing": [], "contradicting": [], "unasked": [], "faults": [],
     }  # fmt: skip
     out = capsys.readouterr().out

@@ -12,8 +12,8 @@ from lightning_modules.networks.chexbert import rules_or_network
 from lightning_modules.networks.language_model import train_codec
 from lightning_modules.networks.ngram import NgramModel
 from lightning_modules.networks.report_metrics import Baseline, ReportMetrics, asked_findings, stated_findings
-from lightning_modules.networks.report_writer import Request, read_back
-from lightning_modules.networks.text_metrics import CopiedNgrams, DistinctNgrams, Lengths, Ratio, SelfBleu
+from lightning_modules.networks.text_metrics import DistinctNgrams, Lengths, Ratio, SelfBleu
+from lightning_modules.networks.written import Request, read_back
 
 
 def test_ratio_and_distinct_by_hand() -> None:
@@ -49,13 +49,6 @@ def test_longer_histories_help_where_they_were_seen() -> None:
     one, three = (NgramModel(texts, order=order, vocabulary=8) for order in (1, 3))
     assert three.nll([0, 1, 2, 3]) < one.nll([0, 1, 2, 3])
     assert three.probability(2, [0, 1]) > three.probability(5, [0, 1])
-
-
-def test_copied_runs_of_eight_words() -> None:
-    copied = CopiedNgrams(["one two three four five six seven eight nine"])
-    assert copied("Zero TWO three four five six seven eight nine ten")
-    assert not copied("one two three four five six seven nine eight")
-    assert not copied("one two three four five six seven")  # too short to hold eight
 
 
 def test_self_bleu_is_the_mean_against_all_others_and_does_not_depend_on_the_order() -> None:
