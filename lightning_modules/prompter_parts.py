@@ -7,7 +7,7 @@ adapters only, and the base model must be found again, with the same weights.
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -31,7 +31,6 @@ from lightning_modules.networks.language_model import (
 from lightning_modules.networks.text_checks import words_of
 
 STAGE = "prompter"
-Texts = tuple[str, dict[str, Any] | None, list[str] | None, dict[str, Any]]  # see `learn_texts`
 FORMAT = 3  # of what the checkpoint holds beside the weights; since 3, the runs of words of the training reports
 WEIGHTS = "model."  # what the module calls the model
 
@@ -61,10 +60,26 @@ class Parts:
     training: CopiedNgrams | None = None
 
 
+class Texts(NamedTuple):
+    """What is learnt of the training reports before the model: as plain data, since rank 0 makes it for all.
+
+    Attributes:
+        vocabulary: its file's text.
+        codec: the tokenizer's; None for a pretrained model, which has one.
+        known: their words; None for a pretrained model.
+        copied: the state of `CopiedNgrams`.
+    """
+
+    vocabulary: str
+    codec: dict[str, Any] | None
+    known: list[str] | None
+    copied: dict[str, Any]
+
+
 def learn_texts(
     reports: Sequence[str], *, vocabulary: str | None, min_count: int, network: LanguageModelConfig | None
 ) -> Texts:
-    """Vocabulary's text, tokenizer as plain data, known words and the state of `CopiedNgrams`; rank 0 makes it for all.
+    """See `Texts`.
 
     Args:
         reports: of the training split; none are needed with `vocabulary` and without `network`.
@@ -78,13 +93,14 @@ def learn_texts(
         words = Vocabulary.load(vocabulary)
     copied = CopiedNgrams(reports).state()
     if network is None:
-        return words.to_json(), None, None, copied
+        return Texts(words.to_json(), None, None, copied)
     prompts = [
         prompt(keywords_of(report, words=words.words), view=VIEWS[i % len(VIEWS)], form=(REPORT, EXCERPT)[i % 2])
         for i, report in enumerate(reports)
     ]
     codec = dataclasses.asdict(train_codec([*reports, *prompts], sub_words=network.sub_words))
-    return words.to_json(), codec, sorted(set().union(*(words_of(report) for report in reports))), copied
+    known = sorted(set().union(*(words_of(report) for report in reports)))
+    return Texts(words.to_json(), codec, known, copied)
 
 
 def new_parts(
@@ -95,11 +111,11 @@ def new_parts(
     lora: LoraConfig | None,
 ) -> Parts:
     """A model to train: with random weights, or the pretrained one."""
-    vocabulary = Vocabulary.from_json(texts[0])
-    training = CopiedNgrams.from_state(texts[3])
-    if texts[1] is not None:
-        codec = stages.as_config(Codec, texts[1])
-        known = frozenset(texts[2] or ())
+    vocabulary = Vocabulary.from_json(texts.vocabulary)
+    training = CopiedNgrams.from_state(texts.copied)
+    if texts.codec is not None:
+        codec = stages.as_config(Codec, texts.codec)
+        known = frozenset(texts.known or ())
         return Parts(build_small(network, codec), codec, vocabulary, known=known, training=training)
     assert language_model is not None
     model, codec = load_pretrained(language_model)

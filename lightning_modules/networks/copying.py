@@ -25,8 +25,16 @@ def ngrams(text: str, n: int) -> list[str]:
     return [" ".join(words[i : i + n]) for i in range(len(words) - n + 1)]
 
 
-def _fingerprints(text: str, n: int) -> list[int]:
-    return [fingerprint(gram) for gram in ngrams(text, n)]
+def _runs(text: str, n: int) -> np.ndarray:
+    """The fingerprints of its n-grams, in order: int64 [runs]."""
+    return np.array([fingerprint(gram) for gram in ngrams(text, n)], dtype=np.int64)
+
+
+def _among(runs: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Whether each of the runs is one of the known, which are sorted: bool [runs]."""
+    if not len(known):
+        return np.zeros(len(runs), dtype=bool)
+    return np.asarray(known[np.searchsorted(known, runs).clip(max=len(known) - 1)] == runs)
 
 
 class CopiedNgrams:
@@ -37,21 +45,16 @@ class CopiedNgrams:
         n: length of a run in words.
 
     Attributes:
+        known: the fingerprints of their runs, sorted: int64 [different runs].
         repeating: share of the reports with a run that stands in another of them too, in [0,1]; 0 without reports.
     """
 
     def __init__(self, reports: Iterable[str], *, n: int = RUN) -> None:
         self.n = n
-        rows = [sorted(set(_fingerprints(report, n))) for report in reports]
-        runs = np.array([run for row in rows for run in row], dtype=np.int64)
-        self._set(*np.unique(runs, return_counts=True))
-        ends = np.cumsum([len(row) for row in rows])
-        again = self._counts[np.searchsorted(self.known, runs)] > 1 if len(runs) else np.zeros(0, dtype=bool)
-        shared = [bool(again[end - len(row) : end].any()) for row, end in zip(rows, ends, strict=True)]
-        self.repeating = float(np.mean(shared)) if shared else 0.0
-
-    def _set(self, known: np.ndarray, counts: np.ndarray) -> None:
-        self.known, self._counts = known, counts
+        rows = [np.unique(_runs(report, n)) for report in reports]
+        self.known, counts = np.unique(np.concatenate([np.zeros(0, np.int64), *rows]), return_counts=True)
+        shared = self.known[counts > 1]
+        self.repeating = float(np.mean([_among(row, shared).any() for row in rows])) if rows else 0.0
 
     def state(self) -> dict[str, Tensor | float]:
         """What a checkpoint holds of it: fingerprints from which no report can be read."""
@@ -61,18 +64,13 @@ class CopiedNgrams:
     def from_state(cls, state: dict[str, Tensor | float]) -> "CopiedNgrams":
         """The inverse of `state`, for runs of eight words."""
         made = cls([])
-        runs = torch.as_tensor(state["runs"]).numpy()
-        made._set(runs, np.ones_like(runs))
+        made.known = torch.as_tensor(state["runs"]).numpy()
         made.repeating = float(state["repeating"])
         return made
 
     def _found(self, text: str) -> np.ndarray:
         """For each run of the text, in order, whether it stands in a training report: bool [runs]."""
-        runs = np.array(_fingerprints(text, self.n), dtype=np.int64)
-        if not len(self.known):
-            return np.zeros(len(runs), dtype=bool)
-        place = np.searchsorted(self.known, runs).clip(max=len(self.known) - 1)
-        return np.asarray(self.known[place] == runs)
+        return _among(_runs(text, self.n), self.known)
 
     def __call__(self, text: str) -> bool:
         """Whether any run of the text stands in a training report."""

@@ -11,6 +11,7 @@ As often as training reports do not repeat one another, a text is to copy no eig
 import dataclasses
 import zlib
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -57,6 +58,23 @@ class Sampling:
             )
 
 
+class Job(NamedTuple):
+    """One text to write: what it is to say, the prompt for it as ids, what tells it apart, whether it may copy."""
+
+    request: Request
+    prompt: list[int]
+    key: str
+    may_copy: bool
+
+    def settled(self, text: Written) -> bool:
+        """Whether no other text is to be tried."""
+        return text.verified and (self.may_copy or not text.copied)
+
+    def rank(self, text: Written) -> tuple[int, ...]:
+        """The lower the better."""
+        return (*text.severity, 0 if self.may_copy else text.copied)
+
+
 @dataclasses.dataclass(frozen=True)
 class Writer:
     """A model and how it is asked.
@@ -95,39 +113,34 @@ class Writer:
         was_training = self.model.training
         self.model.eval()
         try:
-            return self._write(requests, prompts, seed=seed, keys=keys)
+            may_copy = self.training.may_copy(keys, seed=seed) if self.training else [True] * len(requests)
+            return self._write([Job(*one) for one in zip(requests, prompts, keys, may_copy, strict=True)], seed=seed)
         finally:
             self.model.train(was_training)
 
-    def _write(
-        self, requests: Sequence[Request], prompts: list[list[int]], *, seed: int, keys: Sequence[str]
-    ) -> list[Written]:
+    def _write(self, jobs: Sequence[Job], *, seed: int) -> list[Written]:
         count, rescue, heat = self.sampling.candidates, self.sampling.rescue, self.sampling.temperature
         banned = self.codec.containing(BLANKS)
         best: dict[int, Written] = {}
-        may_copy = self.training.may_copy(keys, seed=seed) if self.training else [True] * len(requests)
-
-        def rank(i: int, text: Written) -> tuple[int, ...]:
-            return (*text.severity, 0 if may_copy[i] else text.copied)
 
         def settled(i: int) -> bool:
-            return i in best and best[i].verified and (may_copy[i] or not best[i].copied)
+            return i in best and jobs[i].settled(best[i])
 
         def failing() -> list[int]:
-            return [i for i in range(len(requests)) if not settled(i)]
+            return [i for i in range(len(jobs)) if not settled(i)]
 
         def attempt(todo: list[int], numbers: Sequence[int], heats: Sequence[float]) -> None:
-            jobs = [(i, number, heat) for i in todo for number, heat in zip(numbers, heats, strict=True)]
+            tries = [(i, number, heat) for i in todo for number, heat in zip(numbers, heats, strict=True)]
             new = self._sample(
-                [prompts[i] for i, _, _ in jobs],
-                [[seed, zlib.crc32(keys[i].encode()), number] for i, number, _ in jobs],
-                [heat for _, _, heat in jobs],
+                [jobs[i].prompt for i, _, _ in tries],
+                [[seed, zlib.crc32(jobs[i].key.encode()), number] for i, number, _ in tries],
+                [heat for _, _, heat in tries],
                 banned,
             )
-            for (i, number, _), text in zip(jobs, new, strict=True):
+            for (i, number, _), text in zip(tries, new, strict=True):
                 if not settled(i):
-                    read = read_back(text, requests[i], known=self.known, training=self.training)
-                    kept = read if i not in best or rank(i, read) < rank(i, best[i]) else best[i]
+                    read = read_back(text, jobs[i].request, known=self.known, training=self.training)
+                    kept = read if i not in best or jobs[i].rank(read) < jobs[i].rank(best[i]) else best[i]
                     best[i] = dataclasses.replace(kept, attempts=number + 1)
 
         for number in range(count):
@@ -138,47 +151,30 @@ class Writer:
             # temperature, what was left out a higher one.
             attempt(todo, range(count, count + rescue), np.linspace(0.7 * heat, 1.4 * heat, rescue).tolist())
         if rescue and (todo := failing()):
-            guided = self._guided(
-                [requests[i] for i in todo],
-                [prompts[i] for i in todo],
-                [keys[i] for i in todo],
-                [may_copy[i] for i in todo],
-                seed=seed,
-                banned=banned,
-            )
-            for i, read in zip(todo, guided, strict=True):
-                if rank(i, read) < rank(i, best[i]):
+            for i, read in zip(todo, self._guided([jobs[i] for i in todo], seed=seed, banned=banned), strict=True):
+                if jobs[i].rank(read) < jobs[i].rank(best[i]):
                     best[i] = dataclasses.replace(read, attempts=best[i].attempts + 1, guided=True)
-        return [best[i] for i in range(len(requests))]
+        return [best[i] for i in range(len(jobs))]
 
-    def _guided(
-        self,
-        requests: Sequence[Request],
-        prompts: Sequence[list[int]],
-        keys: Sequence[str],
-        may_copy: Sequence[bool],
-        *,
-        seed: int,
-        banned: Sequence[int],
-    ) -> list[Written]:
+    def _guided(self, jobs: Sequence[Job], *, seed: int, banned: Sequence[int]) -> list[Written]:
         """Each text written sentence by sentence."""
         copies, stops = self.sampling.rescue, self.codec.ending(FULL_STOPS)
 
         def read(number: int, ids: list[int], strict: bool) -> Written:
             text = self.clean(self.codec.decode([ids])[0])
-            found = read_back(text, requests[number], known=self.known, training=self.training)
+            found = read_back(text, jobs[number].request, known=self.known, training=self.training)
             if not strict:
                 return found
             # Reports do say a thing twice, but a text that is being steered must not go in circles.
-            asked = requests[number].keywords.pathology
+            asked = jobs[number].request.keywords.pathology
             again = [*restated(text), *imprecise(text, asked=asked, missing=found.check.missing)]
             return dataclasses.replace(found, faults=(*found.faults, *(f"again: {word}" for word in again)))
 
         def sample(places: Sequence[Place]) -> list[list[Continuation]]:
             found = self._continue(
-                [prompts[place.text] + place.ids for place in places for _ in range(copies)],
+                [jobs[place.text].prompt + place.ids for place in places for _ in range(copies)],
                 [
-                    [seed, zlib.crc32(keys[p.text].encode()), p.sentence, copy, 0]
+                    [seed, zlib.crc32(jobs[p.text].key.encode()), p.sentence, copy, 0]
                     for p in places
                     for copy in range(copies)
                 ],
@@ -190,20 +186,20 @@ class Writer:
 
         def excerpts(places: Sequence[Place], texts: Sequence[Written]) -> list[list[Continuation]]:
             sentences = self._excerpts(
-                texts, [keys[p.text] for p in places], [p.sentence for p in places], seed=seed, banned=banned
+                texts, [jobs[p.text].key for p in places], [p.sentence for p in places], seed=seed, banned=banned
             )
             return [
-                self._placed(found, prompts[place.text] + place.ids, begins=not place.ids)
+                self._placed(found, jobs[place.text].prompt + place.ids, begins=not place.ids)
                 for place, found in zip(places, sentences, strict=True)
             ]
 
         return write_guided(
-            [read_back("", request, known=self.known) for request in requests],
+            [read_back("", job.request, known=self.known) for job in jobs],
             sample=sample,
             excerpts=excerpts if self.ask_excerpt is not None else None,
             read=read,
-            may_copy=may_copy,
-            rooms=[min(self.sampling.max_new_tokens, self.max_length - len(prompt)) for prompt in prompts],
+            may_copy=[job.may_copy for job in jobs],
+            rooms=[min(self.sampling.max_new_tokens, self.max_length - len(job.prompt)) for job in jobs],
         )
 
     def _placed(self, sentences: Sequence[str], context: list[int], *, begins: bool) -> list[Continuation]:
