@@ -157,15 +157,21 @@ class _Reader:
         if subjects:
             return subjects
         verbs, i = 0, match.first - 1
+        between: list[str] = []
         while i >= 0:
             before, text = self.cover[i], self.tokens[i].text
             if before is None:
                 verbs += text in self.words.functions["verbs"]
                 if verbs > 1:
                     break
+                between.append(text)
                 i -= 1
                 continue
-            if self.sentence.ends(i) or (before.value("quality") is not None and before.value("severity") is None):
+            if self.sentence.ends(i):
+                break
+            # "The aorta is tortuous and calcified": both are said of it.
+            quality = before.value("quality") is not None and before.value("severity") is None
+            if quality and (subjects or between != ["and"]):
                 break
             if before.value("pathology") is not None:
                 break

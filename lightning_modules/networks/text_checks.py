@@ -1,10 +1,11 @@
-"""What the mention extractor does not see in a text: words of another view, blanks, repetitions, the undrawable."""
+"""What the mention extractor does not see in a text: another view, blanks, repetitions, fragments, the undrawable."""
 
 import functools
 import re
 from collections.abc import Container, Sequence
 
 from datamodules.reports.keywords import keywords_of, parse
+from datamodules.reports.phrases import lexicon, tokenize
 
 BLANKS = ("XX", "__")  # de-identification blanks of OpenI (XXXX) and MIMIC-CXR (___)
 
@@ -33,6 +34,8 @@ UNDRAWABLE = {
         r"computed tomography|consider(?:ed|ation)?|discussed|notified|communicated|dr"
     ),
 }
+# With these alone, names of places say nothing.
+BETWEEN = re.compile(r"an?|and|as|at|by|for|from|in|of|on|or|over|since|the|to|with(?:in)?|[,.:/()]")
 CUES = {kind: re.compile(rf"\b(?:{words})\b", re.I) for kind, words in UNDRAWABLE.items()}
 
 
@@ -95,6 +98,15 @@ def stutters(text: str) -> list[str]:
     return [m.group(1) for m in re.finditer(r"\b([A-Za-z]{2,}) \1\b", text)]
 
 
+@functools.lru_cache(maxsize=100_000)
+def is_fragment(sentence: str) -> bool:
+    """Whether a sentence names places and says nothing of them: "Left lung base."."""
+    tokens = tokenize(sentence)
+    found = list(lexicon().matches(tokens))
+    places = {i for m in found if m.value("anatomy") or m.value("side") for i in range(m.first, m.last)}
+    return bool(places) and all(i in places or BETWEEN.fullmatch(token.text) for i, token in enumerate(tokens))
+
+
 def restated(text: str) -> list[str]:
     """Pathologies that a text states in more than one of its sentences."""
     stated: dict[str, None] = {}
@@ -151,5 +163,6 @@ def faults(text: str, *, view: str, drawable: bool, known: Container[str] | None
     found = [f"blank: {blank}" for blank in BLANKS if blank in text]
     found += [f"view: {word}" for word in view_conflicts(text, view)]
     found += [f"repeated: {sentence}" for sentence in [*repeats(split_sentences(text)), *stutters(text)]]
+    found += [f"fragment: {sentence}" for sentence in split_sentences(text) if is_fragment(sentence)]
     found += [f"spelling: {word}" for word in (misspelt(text, known) if known is not None else ())]
     return (*found, *(undrawable(text) if drawable else ()))

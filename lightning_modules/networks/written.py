@@ -32,7 +32,7 @@ class Written:
         report: the text.
         request: what was asked.
         check: what is missing, contradicting or unasked, as the mention extractor sees it.
-        faults: words of another view, blanks, repetitions, and what cannot be drawn where that counts.
+        faults: words of another view, blanks, repetitions, fragments, and what cannot be drawn where that counts.
         attempts: how many texts were written for it; one written sentence by sentence counts once.
         guided: whether it was written sentence by sentence.
         copied: runs of eight words that stand in a training report; 0 where these are not known.

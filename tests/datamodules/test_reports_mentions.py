@@ -141,6 +141,29 @@ CASES = {
         ("pleural effusion", "present", "right", None),
         ("pneumonia", "present", None, None),
     ],
+    "The heart does not appear to be enlarged.": [("cardiomegaly", "absent", None, None)],
+    "The opacity no longer appears to be a nodule.": [
+        ("opacity", "present", None, None),
+        ("nodule", "absent", None, None),
+    ],
+    "Tortuosity of the descending thoracic aorta.": [("tortuous aorta", "present", None, None)],
+    "The aorta is mildly tortuous and calcified.": [
+        ("tortuous aorta", "present", None, "mild"),
+        ("atherosclerosis", "present", None, None),
+    ],
+    "Calcified, tortuous aorta.": [
+        ("atherosclerosis", "present", None, None),
+        ("tortuous aorta", "present", None, None),
+    ],
+    "Heart size is enlarged, pulmonary vascularity within normal limits.": [("cardiomegaly", "present", None, None)],
+    "Heart size is enlarged and pulmonary vascularity is normal.": [("cardiomegaly", "present", None, None)],
+    "Calcification of the aortic valve.": [],
+    "Calcified right hilar lymph nodes.": [("calcified lymph node", "present", "right", None)],
+    "Postsurgical changes of the left breast.": [("postsurgical change", "present", "left", None)],
+    "Mild levocurvature and endplate spurring.": [
+        ("scoliosis", "present", None, "mild"),
+        ("degenerative change", "present", None, None),
+    ],
 }
 
 

@@ -7,6 +7,7 @@ from lightning_modules.networks.report_writer import Sampling
 from lightning_modules.networks.text_checks import (
     faults,
     imprecise,
+    is_fragment,
     restated,
     split_sentences,
     undrawable,
@@ -69,16 +70,27 @@ def test_all_faults_of_a_text() -> None:
     assert faults("The lungs are clear.", view="AP", drawable=True) == ()
     assert faults("Unchanged.", view="AP", drawable=False) == ()
     known = {"the", "lungs", "are", "clear", "heart"}
-    assert faults("The lungs are clear. The heart.", view="AP", drawable=False, known=known) == ()
-    assert faults("The lunglungs are clear.the heart. lungs.", view="AP", drawable=False, known=known) == (
+    assert faults("The lungs are clear. The heart are.", view="AP", drawable=False, known=known) == ()
+    assert faults("The lunglungs are clear.the heart. lungs are.", view="AP", drawable=False, known=known) == (
         "spelling: lunglungs", "spelling: clear.the", "spelling: lungs",
     )  # fmt: skip
-    assert faults("The heart.5 lungs.", view="AP", drawable=False, known=known) == ("spelling: heart.5",)
+    assert faults("The heart.5 lungs are.", view="AP", drawable=False, known=known) == ("spelling: heart.5",)
+
+
+@pytest.mark.parametrize("sentence", ["Left lung base.", "Since the thoracic spine.", "The heart and right hilum."])
+def test_places_alone_are_a_fragment(sentence: str) -> None:
+    text = f"The lungs are clear. {sentence}"
+    assert faults(text, view="AP", drawable=False) == (f"fragment: {sentence}",)
+
+
+@pytest.mark.parametrize("sentence", ["Clear lungs.", "Left base opacity.", "Stable.", "Lungs: clear.", "1."])
+def test_what_says_something_of_a_place_is_none(sentence: str) -> None:
+    assert not is_fragment(sentence)
 
 
 def test_what_is_said_twice() -> None:
     assert faults("No change change in the heart.", view="AP", drawable=False) == ("repeated: change",)
-    assert faults("The heart heart.", view="AP", drawable=False) == ("repeated: heart",)
+    assert faults("The heart heart is.", view="AP", drawable=False) == ("repeated: heart",)
     text = (
         "The aorta is tortuous. Mild edema. There is tortuosity of the thoracic aorta. No edema. Left and right edema."
     )
