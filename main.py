@@ -9,11 +9,13 @@ from pathlib import Path
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info
 
 import callbacks
 from callbacks.wandb_config import WandbConfigCallback
 from datamodules.cxr import CXRDataModule
 from lightning_modules import STAGES, stages
+from lightning_modules.precision import fastest_precision
 
 __all__ = ["CXRDataModule", "CXRSynthCLI", "callbacks", "main"]
 
@@ -56,8 +58,13 @@ class CXRSynthCLI(LightningCLI):
         self.config = self.parser.parse_object({self.config.subcommand: {"model": architecture}}, self.config)
 
     def before_instantiate_classes(self) -> None:
-        """Send each logger's files into the run's folder unless the config names another."""
+        """Choose what depends on the machine and the run: the precision, and the folder of the loggers' files."""
         trainer = self.config[self.config.subcommand].trainer
+        if trainer.precision is None:
+            trainer.precision = fastest_precision(str(trainer.accelerator))
+            rank_zero_info(
+                f"precision: {trainer.precision}, the fastest on this device; --trainer.precision sets another"
+            )
         loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
         for logger in loggers:
             arguments = getattr(logger, "init_args", None)
