@@ -1,6 +1,7 @@
 """`ProgressLine`: one printed line an epoch in place of a progress bar, for output that goes to a file."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -17,7 +18,7 @@ def duration(seconds: float) -> str:
 
 
 class ProgressLine(Callback):
-    """Prints on rank 0 after each training epoch, and in between when an epoch is long.
+    """Prints on rank 0 after each training epoch, test and prediction, and in between when one is long.
 
     A line holds the module, the epoch, the step, the last value of every metric logged by epoch (those of one finding,
     `x/auroc/<finding>`, are left to the loggers), the time of the epoch and the time to go: by epochs or by steps,
@@ -60,14 +61,55 @@ class ProgressLine(Callback):
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._epoch_began = time.monotonic()
+        self._epoch_began = self._printed = time.monotonic()
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Print a heartbeat."""
+        self._beat(trainer, pl_module, "test", batch_idx + 1, trainer.num_test_batches[dataloader_idx])
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say how long the test took."""
+        self._end(trainer, pl_module, "tested", trainer.num_test_batches)
+
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._epoch_began = self._printed = time.monotonic()
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Print a heartbeat."""
+        self._beat(trainer, pl_module, "predict", batch_idx + 1, trainer.num_predict_batches[dataloader_idx])
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say how long the prediction took."""
+        self._end(trainer, pl_module, "predicted", trainer.num_predict_batches)
+
+    def _beat(self, trainer: Trainer, module: LightningModule, verb: str, done: int, batches: float) -> None:
+        now = time.monotonic()
+        if trainer.is_global_zero and now - self._printed >= self.heartbeat:
+            left = duration((now - self._epoch_began) / done * (batches - done))
+            print(f"{type(module).__name__}  {verb}  batch {done}/{batches}  to go {left}", flush=True)
+            self._printed = now
+
+    def _end(self, trainer: Trainer, module: LightningModule, verb: str, batches: Sequence[float]) -> None:
         if trainer.is_global_zero:
             took = duration(time.monotonic() - self._epoch_began)
-            batches = sum(int(n) for n in trainer.num_test_batches)
-            print(f"{type(pl_module).__name__}  tested {batches} batches  {took}", flush=True)
+            print(f"{type(module).__name__}  {verb} {sum(int(n) for n in batches)} batches  {took}", flush=True)
 
     def _print(self, trainer: Trainer, module: LightningModule, what: str, batches_done: float) -> None:
         epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs > 0 else None

@@ -98,6 +98,10 @@ def run(given: argparse.Namespace) -> int:
         print(
             f"variety: as of {sampler.variety:.0f} equally likely sets of pathologies; the reports have {reports:.0f}"
         )
+    print(
+        "next: python main.py predict -c configs/base.yaml -c configs/prompter.yaml "
+        f"-c configs/experiment/prompter-keywords.yaml --data.root={given.out} --ckpt_path=<prompter>"
+    )
     return 0
 
 

@@ -113,6 +113,9 @@ class TinyData(pl.LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         return self._loader(spread=not self.trainer._accelerator_connector.use_distributed_sampler)
 
+    def predict_dataloader(self) -> DataLoader:
+        return self.test_dataloader()
+
     def reference_images(self, n: int, seed: int) -> Tensor:
         given = n if self.reference is None else self.reference
         return Images(given, seed=1000 + seed).image
@@ -143,6 +146,9 @@ class TinyStage(pl.LightningModule):
             made[batch["image_id"].index("image-6"), 0, 0, 0] = torch.inf
         self.log("tiny/error", (made - batch["image"]).abs().mean(), batch_size=len(made), sync_dist=True)
         return {"synthetic": made, "reconstruction": made}
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        return self(batch["image"])
 
     def decode_random(self, n: int, *, seed: int) -> Tensor:
         return torch.rand(n, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(seed)) * 2 - 1

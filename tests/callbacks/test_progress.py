@@ -46,3 +46,12 @@ def test_heartbeat_within_a_long_epoch_and_steps_as_bound(tmp_path: Path, capsys
 def test_a_test_says_how_much_it_took(tmp_path: Path, capsys: pytest.CaptureFixture):
     trainer(tmp_path, [ProgressLine()]).test(TinyStage(), TinyData(10), verbose=False)
     assert "TinyStage  tested 2 batches  0 s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["test", "predict"])
+def test_a_long_evaluation_says_how_far_it_is(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture):
+    getattr(trainer(tmp_path, [ProgressLine(heartbeat=0.0)]), verb)(TinyStage(), TinyData(10))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("TinyStage")]
+    assert f"TinyStage  {verb}  batch 1/2  to go" in lines[0]
+    assert lines[1] == f"TinyStage  {verb}  batch 2/2  to go 0 s"
+    assert f"TinyStage  {verb}ed 2 batches" in lines[2]

@@ -43,6 +43,7 @@ def test_shares_are_reached_and_said(vocabulary: Path, tmp_path: Path, capsys: p
     assert "No Finding: asked 20.0%, drawn 20.0%" in said
     assert "left: asked 75.0%, drawn 7" in said
     assert "variety: as of " in said
+    assert f"configs/experiment/prompter-keywords.yaml --data.root={out} --ckpt_path=<prompter>" in said
     again = tmp_path / "again.jsonl"
     assert main([*command, *targets, "--certain", "--out", str(again)]) == 0
     assert again.read_bytes() == out.read_bytes()
