@@ -227,7 +227,10 @@ def mine(
         ValueError: if there are no reports, or no word is frequent enough.
     """
     if not any(text.strip() for text in reports):
-        raise ValueError(f"the vocabulary needs training reports and was given {len(reports)} empty ones")
+        raise ValueError(
+            f"a vocabulary is mined from training reports, and of {len(reports)} given none has a text; take data with "
+            "a training split of reports, or the file that `python -m datamodules vocabulary` wrote of such data"
+        )
     stop = read_stop_words() if stop_words is None else stop_words
     variants: dict[str, Counter[str]] = defaultdict(Counter)
     # Many reports are normal in the same words: equal ones are counted once, which keeps 227,000 in little memory.

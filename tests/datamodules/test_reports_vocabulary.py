@@ -132,7 +132,7 @@ def test_round_trip_is_exact_readable_and_checked(vocabulary: Vocabulary, tmp_pa
 
 
 def test_no_reports_is_an_error() -> None:
-    with pytest.raises(ValueError, match="2 empty ones"):
+    with pytest.raises(ValueError, match="of 2 given none has a text"):
         mine(["", " "], min_count=1)
 
 
