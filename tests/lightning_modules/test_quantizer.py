@@ -119,8 +119,11 @@ def test_restart_moves_a_dead_code_to_the_worst_covered_vector():
         out = quantizer(latent)
         assert 3 not in out.codes
     # Its averaged count fell below a tenth of the even share; the one vector with a large error was taken.
+    assert int(quantizer.restarted) == 1
     assert torch.allclose(quantizer.codebook[3], torch.tensor([30.0, -30.0]), atol=1e-4)
     assert quantizer(latent).codes.flatten()[-1] == 3
+    assert int(quantizer.restarted) == 1
+    assert "restarted" not in quantizer.state_dict()
 
 
 def test_training_uses_all_codes_of_a_continuous_latent():
@@ -215,7 +218,7 @@ def quantise(parts: list[Tensor]) -> dict[str, Tensor]:
     usage = CodeUsage(24)
     for part in parts:
         usage.update(quantizer(part).codes)
-    return quantizer.state_dict() | {"perplexity": usage.compute()["perplexity"]}
+    return quantizer.state_dict() | {"perplexity": usage.compute()["perplexity"], "restarted": quantizer.restarted}
 
 
 def two_ranks(rank: int, folder: str) -> None:
@@ -233,6 +236,7 @@ def two_ranks(rank: int, folder: str) -> None:
 def test_two_ranks_with_uneven_halves_equal_one_rank_with_the_whole_batch(tmp_path):
     mp.spawn(two_ranks, args=(str(tmp_path),), nprocs=2)
     one = quantise(batches())
+    assert int(one["restarted"]) > 0
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for name, value in one.items():
         assert torch.equal(first[name], second[name]), name
