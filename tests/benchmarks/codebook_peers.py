@@ -13,7 +13,7 @@ dimension of codes and decoders of equal size (within 10 %), and are tested by t
 - plain: the same with straight-through gradients, codes that start at random and are never restarted;
 - monai: MONAI's VQVAE with the losses and the learning rate of its tutorial;
 - monai, lr 1e-3: at ten times that rate, which is ours;
-- monai, GAN: at that rate with the discriminator of its VQ-GAN tutorial.
+- monai, GAN: at that rate with the discriminator of its VQ-GAN tutorial, as wide as ours.
 
 The rate of every side falls to zero where its time ends. A side finished under the same wishes is not repeated.
 """
@@ -41,7 +41,7 @@ from tests.benchmarks.codebook_runs import (
     subject,
     table,
 )
-from tests.benchmarks.monai_codebook import TOLERANCE, check_decoder, matched
+from tests.benchmarks.monai_codebook import TOLERANCE, check_decoder, matched, widths
 
 CONFIGS = ("base.yaml", "codebook.yaml", "experiment/nih/codebook.yaml", "experiment/nih/codebook-1024.yaml")
 OURS = (f"{MODEL}cosine=false",)  # the clock sets the rate
@@ -49,7 +49,7 @@ PLAIN = (*OURS, f"{NETWORK}gradient=straight-through", f"{NETWORK}restart_below=
 MONAI = {
     "monai": {"lr": 1e-4},
     "monai, lr 1e-3": {"lr": 1e-3},
-    "monai, GAN": {"lr": 1e-3, "adversarial": 0.01},
+    "monai, GAN": {"lr": 1e-3, "verdict_weight": 0.01},
 }
 SIDES = ("ours", "plain", *MONAI)
 SHOWN = ("rfid", "psnr", "ssim", "usage", "perplexity", "auroc_retained", "steps")
@@ -66,22 +66,23 @@ class RandomStart(Callback):
         quantizer.initialised.fill_(True)
 
 
-def changes(name: str, about: Subject, *, channels: Sequence[int]) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
+def changes(name: str, about: Subject, *, residual: Sequence[int]) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
     """The arguments and the callbacks that make a side."""
     if name == "ours":
         return OURS, []
     if name == "plain":
         return PLAIN, [{"class_path": "tests.benchmarks.codebook_peers.RandomStart"}]
     config = about.module.network.config
-    model = {
-        "class_path": "tests.benchmarks.monai_codebook.MonaiCodebook",
-        "init_args": {"channels": list(channels), "code_dim": config.code_dim, "codes": config.codes} | MONAI[name],
-    }
+    sizes = {
+        "channels": widths(config), "residual": list(residual), "code_dim": config.code_dim, "codes": config.codes,
+        "verdict_width": about.module.hparams["discriminator_width"],
+    }  # fmt: skip
+    model = {"class_path": "tests.benchmarks.monai_codebook.MonaiCodebook", "init_args": sizes | MONAI[name]}
     return (f"--model={json.dumps(model)}", "--trainer.gradient_clip_val=null"), []
 
 
 def measure(
-    setting: Setting, *, seed: int = 0, names: Sequence[str] = SIDES, channels: Sequence[int] | None = None
+    setting: Setting, *, seed: int = 0, names: Sequence[str] = SIDES, residual: Sequence[int] | None = None
 ) -> dict[str, Any]:
     """All sides one after another; the figures are written after each.
 
@@ -89,7 +90,7 @@ def measure(
         setting: of all sides.
         seed: of weights and order.
         names: which sides.
-        channels: of MONAI's VQVAE, one width for each halving; by default those that match ours.
+        residual: widths inside of the residual layers of MONAI's VQVAE; by default those that match our decoder.
 
     Raises:
         ValueError: if the decoders differ in size by more than `TOLERANCE`, before anything is trained.
@@ -97,14 +98,14 @@ def measure(
     about = subject(setting)
     network = about.module.network
     decoder = parameters(network.decoder)
-    if channels is None:
-        channels = matched(network.config, decoder=decoder)
+    if residual is None:
+        residual = matched(network.config, decoder=decoder)
     else:
-        check_decoder(channels, network.config, decoder=decoder)
+        check_decoder(residual, network.config, decoder=decoder)
     found: dict[str, Any] = {}
     figures = about.protocol | {"seed": seed, "threads": torch.get_num_threads(), "sides": found}
     for name in names:
-        arguments, callbacks = changes(name, about, channels=channels)
+        arguments, callbacks = changes(name, about, residual=residual)
         found[name] = run(setting, about, name, arguments, seed=seed, callbacks=callbacks)
         ratio = found[name]["parameters"]["decoder"] / decoder
         assert abs(ratio - 1) <= TOLERANCE, f"{name}: {ratio:.3f} of our decoder's parameters"
@@ -123,12 +124,12 @@ if __name__ == "__main__":
     parser.add_argument("--minutes", type=float, default=15.0, help="of training of each side")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
-    parser.add_argument("--monai-channels", nargs="+", type=int, help="by default those that match our decoder")
+    parser.add_argument("--monai-residual", nargs="+", type=int, help="widths, by default those that match our decoder")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs/benchmarks/codebook_peers")
     given, more = parser.parse_known_args()
     more += [f"--data.init_args.root={given.root}"] if given.root else []
     more += [f"{MODEL}classifier_ckpt={given.features}"] if given.features else []
     measure(
         Setting(tuple(given.configs), given.judge, given.minutes, given.folder, tuple(more)),
-        seed=given.seed, names=given.sides, channels=given.monai_channels,
+        seed=given.seed, names=given.sides, residual=given.monai_residual,
     )  # fmt: skip

@@ -19,14 +19,27 @@ from tests.benchmarks.codebook_runs import parameters
 TOLERANCE = 0.1  # of the decoder's parameters
 
 
-def vqvae(channels: Sequence[int], *, code_dim: int, codes: int) -> VQVAE:
-    """One of MONAI's default halvings (a 4 × 4 convolution of stride 2) a width, two residual layers each."""
+def widths(config: VQGANConfig) -> tuple[int, ...]:
+    """The widths of `config`, one for each of its halvings, of which MONAI's encoder makes the first at once."""
+    halvings = config.factor.bit_length() - 1
+    return (config.channels[:1] * halvings + config.channels[1:])[-halvings:]
+
+
+def vqvae(channels: Sequence[int], residual: Sequence[int], *, code_dim: int, codes: int) -> VQVAE:
+    """For each width one of MONAI's default halvings, a 4 × 4 convolution of stride 2, and two residual layers.
+
+    Args:
+        channels: the widths.
+        residual: those inside of the residual layers.
+        code_dim: dimension of a code's vector.
+        codes: size of the codebook.
+    """
     return VQVAE(
         spatial_dims=2,
         in_channels=1,
         out_channels=1,
         channels=tuple(channels),
-        num_res_channels=tuple(channels),
+        num_res_channels=tuple(residual),
         num_res_layers=2,
         downsample_parameters=((2, 4, 1, 1),) * len(channels),
         upsample_parameters=((2, 4, 1, 1, 0),) * len(channels),
@@ -36,47 +49,45 @@ def vqvae(channels: Sequence[int], *, code_dim: int, codes: int) -> VQVAE:
     )
 
 
-def check_decoder(channels: Sequence[int], config: VQGANConfig, *, decoder: int) -> None:
-    """Refuse widths that make another grid, or a decoder of another size.
+def decoder_parameters(residual: Sequence[int], config: VQGANConfig) -> int:
+    """Of the VQVAE with the widths and the grid of `config`.
 
-    Args:
-        channels: of `vqvae`.
-        config: whose grid it must have.
-        decoder: parameters of the decoder that it is compared with.
+    Raises:
+        ValueError: if there is not one width for each halving.
+    """
+    channels = widths(config)
+    if len(residual) != len(channels):
+        raise ValueError(
+            f"residual widths {tuple(residual)} of MONAI's VQVAE for {len(channels)} halvings of widths {channels}; "
+            "give one for each"
+        )
+    with torch.device("meta"):  # only the sizes
+        return parameters(vqvae(channels, residual, code_dim=config.code_dim, codes=config.codes).decoder)
+
+
+def check_decoder(residual: Sequence[int], config: VQGANConfig, *, decoder: int) -> None:
+    """Refuse residual widths that make a decoder of another size than so many parameters.
 
     Raises:
         ValueError: with both numbers.
     """
-    if 2 ** len(channels) != config.factor:
-        raise ValueError(
-            f"channels {tuple(channels)} of MONAI's VQVAE are f{2 ** len(channels)}, expected f{config.factor}; give "
-            "one width for each halving"
-        )
-    with torch.device("meta"):  # only the sizes
-        found = parameters(vqvae(channels, code_dim=config.code_dim, codes=config.codes).decoder)
+    found = decoder_parameters(residual, config)
     if abs(found / decoder - 1) > TOLERANCE:
         raise ValueError(
-            f"the decoder of MONAI's VQVAE with channels {tuple(channels)} has {found} parameters, expected {decoder} "
-            f"± {TOLERANCE:.0%}; choose other widths"
+            f"the decoder of MONAI's VQVAE with residual widths {tuple(residual)} has {found} parameters, expected "
+            f"{decoder} ± {TOLERANCE:.0%}; choose others"
         )
 
 
 def matched(config: VQGANConfig, *, decoder: int) -> tuple[int, ...]:
-    """Widths of a VQVAE with the grid of `config` and a decoder nearest to so many parameters.
-
-    They are those of `config`, one for each halving, times a common factor.
+    """Residual widths, multiples of 8, whose decoder is nearest to so many parameters.
 
     Raises:
         ValueError: see `check_decoder`.
     """
-    halvings = config.factor.bit_length() - 1
-    widths = (config.channels[:1] * halvings + config.channels[1:])[-halvings:]
-    found: dict[tuple[int, ...], int] = {}
-    for sixteenths in range(8, 65):
-        channels = tuple(width * sixteenths // 16 for width in widths)
-        with torch.device("meta"):
-            found[channels] = parameters(vqvae(channels, code_dim=config.code_dim, codes=config.codes).decoder)
-    best = min(found, key=lambda channels: abs(found[channels] - decoder))
+    # Other than multiples of 8 are slow on a CPU.
+    candidates = {tuple(max(8, round(width * share / 256) * 8) for width in widths(config)) for share in range(8, 65)}
+    best = min(sorted(candidates), key=lambda residual: abs(decoder_parameters(residual, config) - decoder))
     check_decoder(best, config, decoder=decoder)
     return best
 
@@ -84,28 +95,41 @@ def matched(config: VQGANConfig, *, decoder: int) -> tuple[int, ...]:
 class MonaiCodebook(lightning.LightningModule):
     """L1 and MONAI's own quantisation loss under Adam, as its VQ-VAE tutorial trains it, on images in [0,1] as there.
 
-    With a discriminator as in its VQ-GAN tutorial: PatchDiscriminator of 64 channels and 3 layers, least squares, five
-    times the autoencoder's learning rate. That tutorial's perceptual loss is left out: its networks need weights from
-    the internet. The two optimisers' steps use one reconstruction and one state of the discriminator, so one backward
-    pass of the sum has their gradients.
+    With a discriminator as in its VQ-GAN tutorial: PatchDiscriminator of 3 layers, least squares, five times the
+    autoencoder's learning rate. That tutorial's perceptual loss is left out: its networks need weights from the
+    internet. The two optimisers' steps use one reconstruction and one state of the discriminator, so one backward pass
+    of the sum has their gradients.
 
     Args:
         channels: see `vqvae`.
+        residual: see `vqvae`.
         code_dim: dimension of a code's vector.
         codes: size of the codebook.
         lr: learning rate.
-        adversarial: weight of the discriminator's verdict; its VQ-GAN tutorial takes 0.01, 0 leaves it out.
+        verdict_weight: of the discriminator's verdict; its VQ-GAN tutorial takes 0.01, 0 leaves it out. Not called as
+            ImageCodebook's is: jsonargparse keeps the values of arguments of the same name when the class changes.
+        verdict_width: channels of the discriminator's first layer.
     """
 
     def __init__(
-        self, *, channels: list[int], code_dim: int, codes: int, lr: float = 1e-4, adversarial: float = 0.0
+        self,
+        *,
+        channels: list[int],
+        residual: list[int],
+        code_dim: int,
+        codes: int,
+        lr: float = 1e-4,
+        verdict_weight: float = 0.0,
+        verdict_width: int = 32,
     ) -> None:
         super().__init__()
-        self.network = vqvae(channels, code_dim=code_dim, codes=codes)
-        self.lr, self.adversarial = lr, adversarial
+        self.network = vqvae(channels, residual, code_dim=code_dim, codes=codes)
+        self.lr, self.verdict_weight = lr, verdict_weight
         self.discriminator: PatchDiscriminator | None = None
-        if adversarial > 0:
-            self.discriminator = PatchDiscriminator(spatial_dims=2, in_channels=1, channels=64, num_layers_d=3)
+        if verdict_weight > 0:
+            self.discriminator = PatchDiscriminator(
+                spatial_dims=2, in_channels=1, channels=verdict_width, num_layers_d=3
+            )
         self.verdict = PatchAdversarialLoss(criterion="least_squares")
         self.metrics = ReconstructionMetrics(codes)
 
@@ -122,7 +146,7 @@ class MonaiCodebook(lightning.LightningModule):
         generator = self.verdict(judged, target_is_real=True, for_discriminator=False)
         fake = self.verdict(discriminator(reconstruction.detach())[-1], target_is_real=False, for_discriminator=True)
         real = self.verdict(discriminator(image)[-1], target_is_real=True, for_discriminator=True)
-        return self.adversarial * (generator + (fake + real) * 0.5)
+        return self.verdict_weight * (generator + (fake + real) * 0.5)
 
     def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """{"reconstruction": float32 [B,1,H,W]}; nothing outside of [-1,1], which an image does not have."""

@@ -12,7 +12,7 @@ from lightning_modules.stages import file_digest
 from tests.benchmarks import codebook_peers, record
 from tests.benchmarks.budget import factor
 from tests.benchmarks.codebook_runs import FIGURES, Setting, parameters
-from tests.benchmarks.monai_codebook import MonaiCodebook, matched, vqvae
+from tests.benchmarks.monai_codebook import MonaiCodebook, matched, vqvae, widths
 from tests.chain import COMMON, SMALL, Chain
 
 # MONAI's module is not validated while it trains, and Lightning remarks on it.
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader`
 )
 def test_the_peer_has_the_same_grid_and_a_decoder_of_the_same_size(config: VQGANConfig) -> None:
     wanted = parameters(decoder(config))
-    network = vqvae(matched(config, decoder=wanted), code_dim=config.code_dim, codes=config.codes)
+    network = vqvae(widths(config), matched(config, decoder=wanted), code_dim=config.code_dim, codes=config.codes)
     assert abs(parameters(network.decoder) / wanted - 1) < 0.1
     codes = network.index_quantize(torch.zeros(1, 1, 128, 128))
     assert codes.shape == (1, 16, 16)
@@ -38,11 +38,13 @@ def test_a_decoder_that_no_width_matches_is_refused() -> None:
         matched(VQGANConfig(), decoder=10**9)
 
 
-@pytest.mark.parametrize("adversarial", [0.0, 0.5])
-def test_the_gradients_of_monais_losses_are_those_of_its_tutorials(adversarial: float) -> None:
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_the_gradients_of_monais_losses_are_those_of_its_tutorials(weight: float) -> None:
     """Written out with two turns: first the autoencoder's, then the discriminator's, as the tutorials have it."""
     torch.manual_seed(0)
-    module = MonaiCodebook(channels=[8, 8], code_dim=4, codes=8, adversarial=adversarial).eval()
+    module = MonaiCodebook(
+        channels=[8, 8], residual=[8, 8], code_dim=4, codes=8, verdict_weight=weight, verdict_width=8
+    ).eval()
     image = torch.rand(2, 1, 32, 32)
     module.training_step({"image": 2 * image - 1}, 0).backward()
     found = {name: p.grad for name, p in module.named_parameters() if p.requires_grad}
@@ -52,14 +54,14 @@ def test_the_gradients_of_monais_losses_are_those_of_its_tutorials(adversarial: 
     loss = functional.l1_loss(reconstruction, image) + quantisation
     if module.discriminator is not None:
         squash = torch.nn.LeakyReLU(0.05)
-        loss = loss + adversarial * (squash(module.discriminator(reconstruction)[-1]) - 1).square().mean()
+        loss = loss + weight * (squash(module.discriminator(reconstruction)[-1]) - 1).square().mean()
     loss.backward()
     expected = {f"network.{name}": p.grad for name, p in module.network.named_parameters() if p.requires_grad}
     if module.discriminator is not None:
         module.discriminator.zero_grad(set_to_none=True)
         fake = squash(module.discriminator(reconstruction.detach())[-1]).square().mean()
         real = (squash(module.discriminator(image)[-1]) - 1).square().mean()
-        (adversarial * 0.5 * (fake + real)).backward()
+        (weight * 0.5 * (fake + real)).backward()
         expected |= {f"discriminator.{name}": p.grad for name, p in module.discriminator.named_parameters()}
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
@@ -75,6 +77,7 @@ def test_the_rate_rises_briefly_and_is_zero_at_the_end() -> None:
 
 def setting(chain: Chain, folder: Path) -> Setting:
     common = [a for a in (*COMMON, *SMALL["codebook"], *chain.inputs("codebook")) if "--trainer" not in a]
+    common.append("--model.init_args.network.channels=[8,16,24]")  # so small that few decoders of MONAI's match
     judge = str(chain.path("classifier"))
     return Setting(("base.yaml", "codebook.yaml"), judge, minutes=0.02, folder=folder / "runs", more=tuple(common))
 
@@ -108,15 +111,20 @@ def test_all_sides_are_trained_and_tested_on_the_same_data(
     plain = torch.load(tmp_path / "runs/plain-0/checkpoints/last.ckpt", weights_only=True)
     network = plain["hyper_parameters"]["network"]
     assert (network["gradient"], network["restart_below"]) == ("straight-through", 0)
+    for name, (rate, plays) in {"monai": (1e-4, 0), "monai-lr-1e-3": (1e-3, 0), "monai-gan": (1e-3, 1)}.items():
+        saved = torch.load(tmp_path / f"runs/{name}-0/checkpoints/last.ckpt", weights_only=True)
+        groups = saved["optimizer_states"][0]["param_groups"]
+        assert [group["initial_lr"] for group in groups] == pytest.approx([rate, 5 * rate][: 1 + plays])
+        assert any(key.startswith("discriminator.") for key in saved["state_dict"]) == plays, name
 
 
 def test_monai_with_a_decoder_of_another_size_is_refused_before_anything_is_trained(
     chain: Chain, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=r"channels \(64, 64\) has \d+ parameters, expected \d+ ± 10%"):
-        codebook_peers.measure(setting(chain, tmp_path), channels=(64, 64))
-    with pytest.raises(ValueError, match=r"channels \(64,\) of MONAI's VQVAE are f2, expected f4"):
-        codebook_peers.measure(setting(chain, tmp_path), channels=(64,))
+    with pytest.raises(ValueError, match=r"widths \(64, 64\) has \d+ parameters, expected \d+ ± 10%"):
+        codebook_peers.measure(setting(chain, tmp_path), residual=(64, 64))
+    with pytest.raises(ValueError, match=r"widths \(64,\) of MONAI's VQVAE for 2 halvings of widths \(16, 24\)"):
+        codebook_peers.measure(setting(chain, tmp_path), residual=(64,))
     assert not list((tmp_path / "runs").glob("*/result.json"))
 
 
