@@ -17,13 +17,15 @@ FOLDER = Path(__file__).parents[2] / "runs" / "benchmarks"
 
 
 def write(name: str, figures: dict[str, Any]) -> dict[str, Any]:
-    """Save and print the figures of one benchmark."""
+    """Save and print the figures of one benchmark; what is nested is only saved."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
     machine = {"cores": len(os.sched_getaffinity(0)), "processor": platform.machine(), "pillow": PIL.__version__}
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{name}.json"
     path.write_text(json.dumps(figures | {"machine": machine | versions}, indent=1))
     for key, value in figures.items():
+        if isinstance(value, dict):
+            continue
         print(f"{key:<40} {value:.4g}" if isinstance(value, float) else f"{key:<40} {value}")
     print(f"→ {path}")
     return figures
