@@ -105,6 +105,9 @@ class VectorQuantizer(nn.Module):
         cosine: compare directions only: inputs and codes are l2-normalised.
         gradient: how gradients pass the quantiser.
         seed: of the k-means start and the restarts.
+
+    Attributes:
+        restarted: how often a code was moved by a restart in this process's life, int64, equal on all ranks; not saved.
     """
 
     codebook: Tensor
@@ -112,6 +115,7 @@ class VectorQuantizer(nn.Module):
     sums: Tensor
     initialised: Tensor
     updates: Tensor
+    restarted: Tensor
 
     def __init__(
         self,
@@ -133,6 +137,7 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("sums", self.codebook.clone())
         self.register_buffer("initialised", torch.tensor(False))
         self.register_buffer("updates", torch.tensor(0))
+        self.register_buffer("restarted", torch.tensor(0), persistent=False)
 
     def _vectors(self, latent: Tensor) -> Tensor:
         """[B,D,h,w] → float32 [N,D]."""
@@ -258,6 +263,7 @@ class VectorQuantizer(nn.Module):
         self.codebook[dead] = picks
         self.counts[dead] = even_share
         self.sums[dead] = picks * even_share
+        self.restarted.add_(chosen)
 
 
 class CodeUsage(Metric):

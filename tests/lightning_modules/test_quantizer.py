@@ -120,7 +120,34 @@ def test_restart_moves_a_dead_code_to_the_worst_covered_vector():
         assert 3 not in out.codes
     # Its averaged count fell below a tenth of the even share; the one vector with a large error was taken.
     assert torch.allclose(quantizer.codebook[3], torch.tensor([30.0, -30.0]), atol=1e-4)
+    assert int(quantizer.restarted) == 1
     assert quantizer(latent).codes.flatten()[-1] == 3
+    assert int(quantizer.restarted) == 1  # it lives now
+
+
+def test_restarts_are_counted_by_the_codes_that_moved():
+    """With decay 0 a code is dead when the batch does not use it; three steps of known batches, counted by hand."""
+    quantizer = hand_made(decay=0.0, restart_below=0.1).train()
+    corners = [[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0], [-1.0, 1.0]]
+    moved = []
+    for points in (
+        corners,  # all used
+        [*corners[:2], *corners[:2]],  # two dead, but every vector has its own code: nothing to gain
+        [[1.0, 1.5], [1.0, 2.5], [1.0, -1.0]],  # two dead; code 0 moves to (1, 2), .5 from two vectors: both are taken
+    ):
+        before = int(quantizer.restarted)
+        quantizer(torch.tensor(points).T[None, :, None, :])
+        moved.append(int(quantizer.restarted) - before)
+    assert moved == [0, 0, 2]
+    assert sorted(quantizer.codebook[2:].tolist()) == [[1.0, 1.5], [1.0, 2.5]]
+    assert "restarted" not in quantizer.state_dict()
+
+
+def test_a_kmeans_start_and_eval_mode_count_no_restarts():
+    quantizer = VectorQuantizer(4, dim=2, restart_below=0.1)
+    quantizer.train()(torch.randn(2, 2, 4, 4))
+    quantizer.eval()(torch.randn(2, 2, 4, 4))
+    assert int(quantizer.restarted) == 0
 
 
 def test_training_uses_all_codes_of_a_continuous_latent():
@@ -215,7 +242,10 @@ def quantise(parts: list[Tensor]) -> dict[str, Tensor]:
     usage = CodeUsage(24)
     for part in parts:
         usage.update(quantizer(part).codes)
-    return quantizer.state_dict() | {"perplexity": usage.compute()["perplexity"]}
+    assert int(quantizer.restarted) > 0
+    return quantizer.state_dict() | {
+        "perplexity": usage.compute()["perplexity"], "restarted": quantizer.restarted
+    }  # fmt: skip
 
 
 def two_ranks(rank: int, folder: str) -> None:
