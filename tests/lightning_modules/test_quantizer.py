@@ -248,20 +248,21 @@ def quantise(parts: list[Tensor]) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
-def two_ranks(rank: int, folder: str) -> None:
+def two_ranks(rank: int, folder: str, cut: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     rows = gather_rows(torch.full((rank + 1, 2), float(rank)))
     assert rows[:, 0].tolist() == [0.0, 1.0, 1.0]
     assert sum_over_ranks(torch.tensor([rank + 1.0])).item() == 3.0
-    # Uneven: four images on the first rank, three on the second.
-    torch.save(quantise([b[:4] if rank == 0 else b[4:] for b in batches()]), f"{folder}/{rank}.pt")
+    torch.save(quantise([b[cut:] if rank else b[:cut] for b in batches()]), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_ranks_with_uneven_halves_equal_one_rank_with_the_whole_batch(tmp_path):
-    mp.spawn(two_ranks, args=(str(tmp_path),), nprocs=2)
+@pytest.mark.parametrize("cut", [4, 6, 7])
+def test_two_ranks_with_uneven_parts_equal_one_rank_with_the_whole_batch(tmp_path, cut):
+    """Of seven images the second rank gets three, one or none."""
+    mp.spawn(two_ranks, args=(str(tmp_path), cut), nprocs=2)
     one = quantise(batches())
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for name, value in one.items():
