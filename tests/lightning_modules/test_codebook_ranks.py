@@ -77,7 +77,8 @@ def test_two_ranks_with_half_the_batch_each_reach_the_codebook_of_one_rank(tmp_p
     """To 2 % of its length, 98 % of the codes of all images and one restart, after 50 steps.
 
     Sums in another order differ by 1e-6 until a vector lies between two codes to that precision and goes to the other;
-    this moves both codes and, a little, the weights. One rank that gets the images of each batch in reverse differs as much.
+    this moves both codes and, a little, the weights. One rank that gets the images of each batch in reverse differs as
+    much.
     """
     for name in ("one", "two", "half"):
         (tmp_path / name).mkdir()
