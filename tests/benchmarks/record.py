@@ -4,6 +4,8 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,8 @@ import PIL
 import torch
 
 FOLDER = Path(__file__).parents[2] / "runs" / "benchmarks"
+# glibc keeps freed memory, as the Makefile tells it: page faults would drown the difference of two sides.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 
 
 def write(name: str, figures: dict[str, Any]) -> dict[str, Any]:
@@ -27,6 +31,16 @@ def write(name: str, figures: dict[str, Any]) -> dict[str, Any]:
         print(f"{key:<40} {value:.4g}" if isinstance(value, float) else f"{key:<40} {value}")
     print(f"→ {path}")
     return figures
+
+
+def in_tuned_process(name: str, *arguments: str) -> dict[str, Any] | None:
+    """Run `python -m tests.benchmarks.<name> *arguments` with MALLOC set and read its figures; None where it is set."""
+    if all(os.environ.get(key) == value for key, value in MALLOC.items()):
+        return None
+    # glibc reads these when a process starts.
+    command = [sys.executable, "-m", f"tests.benchmarks.{name}", *arguments]
+    subprocess.run(command, check=True, cwd=FOLDER.parents[1], env=os.environ | MALLOC)
+    return json.loads((FOLDER / f"{name}.json").read_text())
 
 
 def interleaved(sides: dict[str, Callable[[], Any]], *, rounds: int, cpu: bool = False) -> dict[str, float]:
