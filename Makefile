@@ -19,7 +19,7 @@ export TOKENIZERS_PARALLELISM := false
 export WANDB_SILENT := true
 
 help: ## list the targets
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 # --- environment -------------------------------------------------------------------------------------------------------
 .venv/installed: requirements.lock pyproject.toml
@@ -153,6 +153,10 @@ demo: .venv/installed ## the whole chain on the embedded phantom (under 30 minut
 
 # --- real radiographs: make nih NIH=<folder with Data_Entry_2017*.csv> -------------------------------------------------
 NIH ?=
+define require_nih
+@if [ -z "$(NIH)" ] || [ ! -d "$(NIH)" ]; then \
+  echo "make $@ needs the data set's folder: make $@ NIH=<folder that holds Data_Entry_2017*.csv, train_val_list.txt, test_list.txt and images/>; found '$(NIH)'"; exit 1; fi
+endef
 ifneq ($(NIH),)
 export CXR_ROOT := $(abspath $(NIH))
 endif
@@ -176,10 +180,32 @@ runs/nih/metrics.json: $(NIH_RUN)
 
 $(addprefix runs/nih/,features/fit.done classifier/fit.done): export OMP_NUM_THREADS := 1
 nih: .venv/installed ## the chain on real NIH ChestX-ray14 images at 128 px: make nih NIH=<folder>
-	@if [ -z "$(NIH)" ] || [ ! -d "$(NIH)" ]; then \
-	  echo "make nih needs the data set's folder: make nih NIH=<folder that holds Data_Entry_2017*.csv, train_val_list.txt, test_list.txt and images/>; found '$(NIH)'"; exit 1; fi
+	$(require_nih)
 	$(MAKE) --no-print-directory -j2 runs/nih/metrics.json
 	@cat runs/nih/table.txt
 
-clean: ## remove the results of demo and nih (not the environment)
-	rm -rf runs/demo runs/nih
+# --- codebooks of 1,024 codes -----------------------------------------------------------------------------------------
+# Beside a chain's own codebook, with its classifiers; not in its folder, whose figures are merged by name.
+# $(1) phantom or nih, $(2) the chain, $(3) its configs
+PANEL := -c configs/experiment/codebook-panel.yaml
+define codebook_1024
+runs/codebook-1024/$(1)/fit.done: runs/$(2)/features/fit.done runs/$(2)/classifier/fit.done $$(CODE_codebook) $$(CORE) $(3) configs/experiment/codebook-panel.yaml | .venv/installed
+	$$(call fit,runs/codebook-1024/$(1),$(addprefix -c ,configs/base.yaml $(3)) $$(PANEL) --data.init_args.masks=false)
+
+runs/codebook-1024/$(1)/metrics.json: runs/codebook-1024/$(1)/fit.done runs/$(2)/classifier/fit.done $$(MEASURES)
+	$$(call test_stage,runs/codebook-1024/$(1),$(addprefix -c ,configs/base.yaml $(3)) $$(PANEL))
+endef
+$(eval $(call codebook_1024,phantom,demo,configs/codebook.yaml configs/experiment/codebook-1024.yaml))
+$(eval $(call codebook_1024,nih,nih,configs/codebook.yaml configs/experiment/nih/codebook.yaml configs/experiment/nih/codebook-1024.yaml))
+runs/codebook-1024/nih/fit.done: runs/nih/root
+
+.PHONY: codebook-phantom codebook-nih
+codebook-phantom: .venv/installed ## the phantom's codebook of 1,024 codes, with all its figures
+	$(MAKE) --no-print-directory -j2 runs/codebook-1024/phantom/metrics.json
+
+codebook-nih: .venv/installed ## that of NIH at 128 px, f8: make codebook-nih NIH=<folder>
+	$(require_nih)
+	$(MAKE) --no-print-directory -j2 runs/codebook-1024/nih/metrics.json
+
+clean: ## remove the results of demo, nih and the codebooks (not the environment)
+	rm -rf runs/demo runs/nih runs/codebook-1024

@@ -1,157 +1,135 @@
 """The codebook beside MONAI's VQVAE and beside its own plain form: `python -m tests.benchmarks.codebook_peers`.
 
-All sides see the same images in the same batches for the same wall-clock time, have decoders of equal size (within
-10 %), the same grid and number of codes, and are tested by the same callbacks with the same judge:
+After `make nih NIH=<folder>`, with `CXR_ROOT=<folder>` or `--root <folder>`; options that are not listed go to main.py.
+On the phantom, after `make demo`:
+
+    python -m tests.benchmarks.codebook_peers --configs base.yaml codebook.yaml experiment/codebook-1024.yaml \\
+      --judge runs/demo/classifier/checkpoints/last.ckpt
+
+All sides see the same images in batches of the same size for the same wall-clock time, have the same grid, number and
+dimension of codes and decoders of equal size (within 10 %), and are tested by the same callbacks with the same judge:
 
 - ours: what the given configs say;
-- plain: the same with straight-through gradients and no restart of dead codes;
-- monai: MONAI's VQVAE with its own losses, at the learning rate of its tutorial and at ten times it.
+- plain: the same with straight-through gradients, codes that start at random and are never restarted;
+- monai: MONAI's VQVAE with the losses and the learning rate of its tutorial;
+- monai, lr 1e-3: at ten times that rate, which is ours;
+- monai, GAN: at that rate with the discriminator of its VQ-GAN tutorial, as wide as ours.
 
-A step of each side is timed first, so that schedules end where the time does.
+The rate of every side falls to zero where its time ends. A side finished under the same wishes is not repeated.
 """
 
 import argparse
-import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.downstream import DownstreamClassifier
-from callbacks.fid import FrechetDistance
-from lightning_modules.classifier import FrozenFindingClassifier
-from lightning_modules.codebook import ImageCodebook
-from lightning_modules.precision import fastest_precision
-from lightning_modules.stages import file_digest
-from main import main as command_line
-from tests.benchmarks.monai_codebook import MonaiCodebook, parameters, peer
-from tests.benchmarks.record import write
+from lightning_modules.networks.quantizer import VectorQuantizer
+from tests.benchmarks import record
+from tests.benchmarks.codebook_runs import (
+    MODEL,
+    NETWORK,
+    ROOT,
+    Setting,
+    Subject,
+    keep_memory,
+    parameters,
+    run,
+    subject,
+    table,
+)
+from tests.benchmarks.monai_codebook import TOLERANCE, check_decoder, matched, widths
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = ("base.yaml", "codebook.yaml", "experiment/nih/codebook.yaml", "experiment/nih/codebook-1024.yaml")
-PLAIN = ("--model.init_args.network.gradient=straight-through", "--model.init_args.network.restart_below=0")
-FIGURES = ("psnr", "ssim", "usage", "perplexity", "rfid", "auroc_retained")
-WARM_UP, TIMED = 2, 8  # steps
+OURS = (f"{MODEL}cosine=false",)  # the clock sets the rate
+PLAIN = (*OURS, f"{NETWORK}gradient=straight-through", f"{NETWORK}restart_below=0")
+MONAI = {
+    "monai": {"lr": 1e-4},
+    "monai, lr 1e-3": {"lr": 1e-3},
+    "monai, GAN": {"lr": 1e-3, "verdict_weight": 0.01},
+}
+SIDES = ("ours", "plain", *MONAI)
+SHOWN = ("rfid", "psnr", "ssim", "usage", "perplexity", "auroc_retained", "steps")
 
 
-def shipped(arguments: Sequence[str]) -> tuple[ImageCodebook, lightning.LightningDataModule]:
-    """The module and the data that `main.py fit` would build."""
-    with tempfile.TemporaryDirectory() as folder:
-        quiet = ("--trainer.logger=false", "--trainer.callbacks=[]", "--trainer.max_epochs=0", f"--run_dir={folder}")
-        cli = command_line(["fit", *arguments, *quiet])
-    return cli.model, cli.datamodule
+class RandomStart(Callback):
+    """Leaves the codes where their seed put them, in place of the k-means start."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say that they have started."""
+        assert isinstance(pl_module.network, torch.nn.Module)
+        quantizer = pl_module.network.quantizer
+        assert isinstance(quantizer, VectorQuantizer)
+        quantizer.initialised.fill_(True)
 
 
-def sides(arguments: Sequence[str]) -> dict[str, Callable[[], lightning.LightningModule]]:
-    """Side → what makes its module, with random weights."""
-
-    def monai(lr: float) -> MonaiCodebook:
-        ours = shipped(arguments)[0].network
-        lightning.seed_everything(0, verbose=False)
-        return MonaiCodebook(peer(ours.config, decoder=parameters(ours.decoder)), codes=ours.config.codes, lr=lr)
-
-    return {
-        "ours": lambda: shipped(arguments)[0],
-        "plain": lambda: shipped([*arguments, *PLAIN])[0],
-        "monai": lambda: monai(1e-4),
-        "monai, lr 1e-3": lambda: monai(1e-3),
-    }
-
-
-def timed(module: lightning.LightningModule) -> lightning.LightningModule:
-    """The module with all that a step will cost: the discriminator plays from the start."""
-    if isinstance(module, ImageCodebook):
-        module.discriminator_start = 0
-    return module
+def changes(name: str, about: Subject, *, residual: Sequence[int]) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
+    """The arguments and the callbacks that make a side."""
+    if name == "ours":
+        return OURS, []
+    if name == "plain":
+        return PLAIN, [{"class_path": "tests.benchmarks.codebook_peers.RandomStart"}]
+    config = about.module.network.config
+    sizes = {
+        "channels": widths(config), "residual": list(residual), "code_dim": config.code_dim, "codes": config.codes,
+        "verdict_width": about.module.hparams["discriminator_width"],
+    }  # fmt: skip
+    model = {"class_path": "tests.benchmarks.monai_codebook.MonaiCodebook", "init_args": sizes | MONAI[name]}
+    return (f"--model={json.dumps(model)}", "--trainer.gradient_clip_val=null"), []
 
 
-def train(module: lightning.LightningModule, data: lightning.LightningDataModule, *, steps: int) -> float:
-    """Train so many steps; seconds without what comes before the first."""
-    clock = StepClock()
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = lightning.Trainer(
-            **QUIET, default_root_dir=folder, max_epochs=-1, max_steps=steps, limit_val_batches=0,
-            gradient_clip_val=1.0, callbacks=[clock],
-        )  # fmt: skip
-        trainer.fit(module, datamodule=data)
-    return clock.seconds
-
-
-class StepClock(lightning.Callback):
-    """Seconds from the start of the first batch to the end of the last."""
-
-    def __init__(self) -> None:
-        self.seconds = self._began = 0.0
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Start at the first batch."""
-        self._began = self._began or time.monotonic()
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Measure."""
-        self.seconds = time.monotonic() - self._began
-
-
-QUIET: dict[str, Any] = {
-    "accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-    "enable_model_summary": False, "use_distributed_sampler": False, "precision": fastest_precision("cpu"),
-}  # fmt: skip
-
-
-def test(module: lightning.LightningModule, data: lightning.LightningDataModule, *, judge: str) -> dict[str, float]:
-    """`FIGURES` on the test split."""
-    rfid = FrechetDistance(
-        FrozenFindingClassifier(judge), output="reconstruction", prefix="codebook", name="rfid", controls=False
-    )
-    retained = DownstreamClassifier(
-        FrozenFindingClassifier(judge), output="reconstruction", prefix="codebook", ratio="retained"
-    )
-    (found,) = lightning.Trainer(**QUIET, callbacks=[rfid, retained]).test(module, datamodule=data, verbose=False)
-    return {name: float(found[f"codebook/{name}"]) for name in FIGURES}
-
-
-def measure(arguments: Sequence[str], *, judge: str, minutes: float, names: Sequence[str] | None = None) -> dict:
+def measure(
+    setting: Setting, *, seed: int = 0, names: Sequence[str] = SIDES, residual: Sequence[int] | None = None
+) -> dict[str, Any]:
     """All sides one after another; the figures are written after each.
 
     Args:
-        arguments: of `main.py fit`, which say what the codebook and its data are.
-        judge: checkpoint of a FindingClassifier, for rFID and AUROC; no loss looks through it.
-        minutes: training time of each side.
+        setting: of all sides.
+        seed: of weights and order.
         names: which sides.
+        residual: widths inside of the residual layers of MONAI's VQVAE; by default those that match our decoder.
+
+    Raises:
+        ValueError: if the decoders differ in size by more than `TOLERANCE`, before anything is trained.
     """
-    _, data = shipped(arguments)
-    manifest = data.manifest  # type: ignore[attr-defined]
-    figures: dict[str, Any] = {
-        "minutes": minutes, "data_digest": manifest.digest(), "judge": file_digest(judge), "seed": 0,
-        "precision": QUIET["precision"], "threads": torch.get_num_threads(),
-        "train": int((manifest.frame["split"] == "train").sum()), "n": int((manifest.frame["split"] == "test").sum()),
-    }  # fmt: skip
-    made: Mapping[str, Callable[[], lightning.LightningModule]] = sides(arguments)
-    for name in names or made:
-        short, long = (train(timed(made[name]()), data, steps=n) for n in (WARM_UP, WARM_UP + TIMED))
-        steps = max(1, round(60 * minutes / max(1e-9, (long - short) / TIMED)))
-        module = made[name]()
-        seconds = train(module, data, steps=steps)
-        figures[name] = {
-            "steps": steps,
-            "seconds": seconds,
-            "parameters": parameters(module.network),
-            "parameters_decoder": parameters(module.network.decoder),
-            **test(module, data, judge=judge),
-        }
-        write("codebook_peers", figures)
+    about = subject(setting)
+    network = about.module.network
+    decoder = parameters(network.decoder)
+    if residual is None:
+        residual = matched(network.config, decoder=decoder)
+    else:
+        check_decoder(residual, network.config, decoder=decoder)
+    found: dict[str, Any] = {}
+    figures = about.protocol | {"seed": seed, "threads": torch.get_num_threads(), "sides": found}
+    for name in names:
+        arguments, callbacks = changes(name, about, residual=residual)
+        found[name] = run(setting, about, name, arguments, seed=seed, callbacks=callbacks)
+        ratio = found[name]["parameters"]["decoder"] / decoder
+        assert abs(ratio - 1) <= TOLERANCE, f"{name}: {ratio:.3f} of our decoder's parameters"
+        record.write("codebook_peers", figures)
+    print(table({name: [one] for name, one in found.items()}, SHOWN))
     return figures
 
 
 if __name__ == "__main__":
+    keep_memory()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--configs", nargs="+", default=CONFIGS, help="below configs/")
-    parser.add_argument("--judge", default=str(ROOT / "runs/nih/classifier/checkpoints/last.ckpt"))
+    parser.add_argument("--root", help="folder of the data set")
+    parser.add_argument("--features", help="classifier of the losses, by default the configs'")
+    parser.add_argument("--judge", default="runs/nih/classifier/checkpoints/last.ckpt")
     parser.add_argument("--minutes", type=float, default=15.0, help="of training of each side")
-    parser.add_argument("--sides", nargs="+")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
+    parser.add_argument("--monai-residual", nargs="+", type=int, help="widths, by default those that match our decoder")
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs/benchmarks/codebook_peers")
     given, more = parser.parse_known_args()
-    flags = [flag for name in given.configs for flag in ("-c", str(ROOT / "configs" / name))]
-    measure([*flags, *more], judge=given.judge, minutes=given.minutes, names=given.sides)
+    more += [f"--data.init_args.root={given.root}"] if given.root else []
+    more += [f"{MODEL}classifier_ckpt={given.features}"] if given.features else []
+    measure(
+        Setting(tuple(given.configs), given.judge, given.minutes, given.folder, tuple(more)),
+        seed=given.seed, names=given.sides, residual=given.monai_residual,
+    )  # fmt: skip

@@ -15,31 +15,33 @@ import numpy
 import PIL
 import torch
 
+from main import ALLOCATOR
+
 FOLDER = Path(__file__).parents[2] / "runs" / "benchmarks"
-# glibc keeps freed memory, as the Makefile tells it: page faults would drown the difference of two sides.
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 
 
 def write(name: str, figures: dict[str, Any]) -> dict[str, Any]:
-    """Save and print the figures of one benchmark."""
+    """Save and print the figures of one benchmark; what is nested is only saved."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
     machine = {"cores": len(os.sched_getaffinity(0)), "processor": platform.machine(), "pillow": PIL.__version__}
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{name}.json"
     path.write_text(json.dumps(figures | {"machine": machine | versions}, indent=1))
     for key, value in figures.items():
+        if isinstance(value, dict):
+            continue
         print(f"{key:<40} {value:.4g}" if isinstance(value, float) else f"{key:<40} {value}")
     print(f"→ {path}")
     return figures
 
 
 def in_tuned_process(name: str, *arguments: str) -> dict[str, Any] | None:
-    """Run `python -m tests.benchmarks.<name> *arguments` with MALLOC set and read its figures; None where it is set."""
-    if all(os.environ.get(key) == value for key, value in MALLOC.items()):
+    """Run `python -m tests.benchmarks.<name> *arguments` with ALLOCATOR set, and read its figures; None where it is."""
+    if all(os.environ.get(key) == value for key, value in ALLOCATOR.items()):
         return None
-    # glibc reads these when a process starts.
+    # glibc reads these when a process starts; page faults would drown the difference of two sides.
     command = [sys.executable, "-m", f"tests.benchmarks.{name}", *arguments]
-    subprocess.run(command, check=True, cwd=FOLDER.parents[1], env=os.environ | MALLOC)
+    subprocess.run(command, check=True, cwd=FOLDER.parents[1], env=os.environ | ALLOCATOR)
     return json.loads((FOLDER / f"{name}.json").read_text())
 
 
