@@ -36,7 +36,7 @@ test: .venv/installed ## all fast tests (under 10 minutes on 2 cores)
 test-slow: .venv/installed ## DDP, resume and whole-chain tests
 	$(PYTEST) -m slow
 
-benchmarks: .venv/installed ## speed and memory of the data layer, of writing and of quantisers, as JSON under runs/benchmarks/
+benchmarks: .venv/installed ## speed and memory of the data layer, of writing, of quantisers and of the codebook's step, as JSON under runs/benchmarks/
 	for name in prepare_rate batches workers_memory doctor_rate generate packing quantizer codebook_step; do $(PY) -m tests.benchmarks.$$name; done
 
 lint: .venv/installed ## ruff, mypy, shellcheck

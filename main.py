@@ -4,6 +4,7 @@ The only file that knows lightning_modules, datamodules and callbacks together; 
 """
 
 import os
+import platform
 from pathlib import Path
 
 import torch
@@ -18,6 +19,21 @@ from lightning_modules import STAGES, stages
 from lightning_modules.precision import fastest_precision
 
 __all__ = ["CXRDataModule", "CXRSynthCLI", "callbacks", "main"]
+
+
+# glibc reads them when a process starts.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
+
+
+def allocator_advice() -> str | None:
+    """What to export before a run on a CPU, where it is not; None elsewhere and where all is set."""
+    missing = [f"{name}={value}" for name, value in ALLOCATOR.items() if name not in os.environ]
+    if not missing or torch.cuda.is_available() or platform.libc_ver()[0] != "glibc":
+        return None
+    return (
+        "memory: large buffers are given back and faulted in again at every step, which makes stages 1.7 to 3.4 times "
+        f"slower on a CPU; export {' '.join(missing)}"
+    )
 
 
 def run_folder(run_dir: str) -> str:

@@ -134,6 +134,20 @@ def test_runs_of_a_sweep_get_their_own_folders(monkeypatch: pytest.MonkeyPatch) 
     assert run_folder("runs/a") == "runs/a/r7"
 
 
+def test_a_cpu_without_the_allocator_s_settings_is_told_what_to_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command_line.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(command_line.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "4294967296")
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    advice = command_line.allocator_advice()
+    assert advice is not None
+    assert advice.endswith("export MALLOC_TRIM_THRESHOLD_=17179869184")
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "17179869184")
+    assert command_line.allocator_advice() is None
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(f"export {name} := {value}" in makefile for name, value in command_line.ALLOCATOR.items())
+
+
 def test_the_image_size_reaches_the_networks(chain: Chain) -> None:
     for stage in ("codebook", "aligner"):
         cli = main([*chain.arguments("fit", stage), f"--run_dir={chain.folder / 'links'}", "--trainer.max_epochs=0"])

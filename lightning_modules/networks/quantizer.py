@@ -107,7 +107,7 @@ class VectorQuantizer(nn.Module):
         seed: of the k-means start and the restarts.
 
     Attributes:
-        restarted: how often a code was moved since the module was made, int64; equal on all ranks.
+        restarted: how often a code was moved by a restart in this process's life, int64, equal on all ranks; not saved.
     """
 
     codebook: Tensor

@@ -17,13 +17,12 @@ from typing import Any
 from torch import nn
 
 from lightning_modules.stages import file_digest
-from main import CXRSynthCLI
+from main import ALLOCATOR, CXRSynthCLI
 from main import main as command_line
 from tests.benchmarks.budget import AnnealedTimer
 
 ROOT = Path(__file__).parents[2]
 MODEL, NETWORK = "--model.init_args.", "--model.init_args.network."
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 # Of metrics.json, without the prefix "codebook/".
 FIGURES = (
     "rfid", "rfid_low", "rfid_high", "rfid_blur", "rkid", "psnr", "ssim", "l1", "usage", "perplexity",
@@ -184,8 +183,8 @@ def parameters(module: nn.Module) -> int:
 
 def keep_memory() -> None:
     """Start this process anew where glibc would give freed memory back, as the Makefile does for all stages."""
-    if any(os.environ.get(name) != value for name, value in MALLOC.items()):
-        os.execve(sys.executable, sys.orig_argv, os.environ | MALLOC)
+    if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
+        os.execve(sys.executable, sys.orig_argv, os.environ | ALLOCATOR)
 
 
 def table(sides: Mapping[str, Sequence[Mapping[str, Any]]], figures: Sequence[str]) -> str:

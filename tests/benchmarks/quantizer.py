@@ -6,12 +6,8 @@ MONAI has not. glibc is told to keep freed memory for all sides alike, as the Ma
 difference.
 """
 
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,10 +16,9 @@ from torch import nn
 from lightning_modules.networks.fsq import FSQ
 from lightning_modules.networks.lfq import LFQ
 from lightning_modules.networks.quantizer import VectorQuantizer
-from tests.benchmarks.record import FOLDER, interleaved, write
+from tests.benchmarks.record import in_tuned_process, interleaved, write
 
 CODES, DIM, LEVELS = 1024, 256, (16, 8, 8)
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 
 
 def sides() -> dict[str, dict[str, Callable[[], nn.Module]]]:
@@ -50,14 +45,11 @@ def sides() -> dict[str, dict[str, Callable[[], nn.Module]]]:
 
 def measure(*, rounds: int = 9) -> dict[str, Any]:
     """Median milliseconds of alternating rounds on one thread, and ratios to ours (above 1: ours is faster)."""
-    if any(os.environ.get(name) != value for name, value in MALLOC.items()):
-        # glibc reads these when a process starts.
-        command = [sys.executable, "-m", "tests.benchmarks.quantizer", str(rounds)]
-        subprocess.run(command, check=True, cwd=Path(__file__).parents[2], env=os.environ | MALLOC)
-        return read()
+    if (figures := in_tuned_process("quantizer", str(rounds))) is not None:
+        return figures
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    figures: dict[str, Any] = {"threads": 1, "rounds": rounds}
+    figures = {"threads": 1, "rounds": rounds}
     for kind, makers in sides().items():
         for side in (16, 32):
             latent = torch.randn(8, DIM, side, side)
@@ -84,11 +76,6 @@ def ready(quantizer: nn.Module, latent: torch.Tensor, *, training: bool) -> Call
 
     forward()
     return forward
-
-
-def read() -> dict[str, Any]:
-    """The figures that were written last."""
-    return json.loads((FOLDER / "quantizer.json").read_text())
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any
 import numpy
 import PIL
 import torch
+
+from main import ALLOCATOR
 
 FOLDER = Path(__file__).parents[2] / "runs" / "benchmarks"
 
@@ -29,6 +33,16 @@ def write(name: str, figures: dict[str, Any]) -> dict[str, Any]:
         print(f"{key:<40} {value:.4g}" if isinstance(value, float) else f"{key:<40} {value}")
     print(f"→ {path}")
     return figures
+
+
+def in_tuned_process(name: str, *arguments: str) -> dict[str, Any] | None:
+    """Run `python -m tests.benchmarks.<name> *arguments` with ALLOCATOR set, and read its figures; None where it is."""
+    if all(os.environ.get(key) == value for key, value in ALLOCATOR.items()):
+        return None
+    # glibc reads these when a process starts; page faults would drown the difference of two sides.
+    command = [sys.executable, "-m", f"tests.benchmarks.{name}", *arguments]
+    subprocess.run(command, check=True, cwd=FOLDER.parents[1], env=os.environ | ALLOCATOR)
+    return json.loads((FOLDER / f"{name}.json").read_text())
 
 
 def interleaved(sides: dict[str, Callable[[], Any]], *, rounds: int, cpu: bool = False) -> dict[str, float]:

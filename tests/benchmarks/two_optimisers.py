@@ -1,13 +1,17 @@
-"""A VQ-GAN training step with two optimisers, as the reference implementation of arXiv 2012.09841 takes it.
+"""The step that ImageCodebook's one backward replaces: two optimisers that take turns, as taming-transformers trains.
 
-Its Lightning module is called once for each optimiser, and each call passes the autoencoder forward, then the images
-and the reconstructions through the perceptual network; the adaptive weight takes both losses back to the last layer
-separately, before the whole loss goes back. The parts are those of `ImageCodebook`, so that only the order of the work
-differs.
+Each turn passes the whole autoencoder, the feature networks (on the image and on the reconstruction) and the
+discriminator; for the adaptive weight, the first turn goes backwards through the feature networks and the discriminator
+once more. Source: `VQModel.training_step` and `VQLPIPSWithDiscriminator.forward` under Lightning's automatic
+optimisation, which freezes the other player in each turn. Weights, terms, bound of the adaptive weight and quantiser
+are the module's own.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_modules.codebook import ImageCodebook
 from lightning_modules.networks import losses
@@ -15,45 +19,40 @@ from lightning_modules.networks.fidelity import fidelity
 
 
 class TwoOptimisers:
-    """The two turns of one step.
+    """Trains both players of a codebook whose feature networks are open.
 
     Args:
-        module: whose networks, feature networks and weights are used.
+        module: what is trained; its discriminator plays at full weight from the first step on.
+        optimizer: from parameters to the optimiser of one player.
     """
 
-    def __init__(self, module: ImageCodebook) -> None:
+    def __init__(self, module: ImageCodebook, *, optimizer: Callable[[Any], torch.optim.Optimizer]) -> None:
         self.module = module
-        players = (module.network, module.discriminator)
-        self.optimizers = [module.optimizer(list(player.parameters())) for player in players]
-
-    def autoencoder_loss(self, image: Tensor) -> Tensor:
-        """The loss of the autoencoder's turn on images [B,1,H,W], a scalar."""
-        module = self.module
-        output = module.network(image)
-        distance, _ = fidelity(output.reconstruction, image, weights=module.weights, networks=module.features)
-        verdict = losses.hinge_generator(module.discriminator(output.reconstruction))
-        last = module.network.last_weight
-        norms = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (distance, verdict)]
-        adaptive = (norms[0] / (norms[1] + 1e-6)).clamp(0, losses.ADAPTIVE_LIMIT).detach()
-        return distance + module.adversarial * adaptive * verdict + module.commitment * output.commitment
-
-    def discriminator_loss(self, image: Tensor) -> Tensor:
-        """The loss of the discriminator's turn on images [B,1,H,W], a scalar."""
-        module = self.module
-        reconstruction = module.network(image).reconstruction
-        # Computed in this turn too, and not used.
-        fidelity(reconstruction, image, weights=module.weights, networks=module.features)
-        real, fake = module.discriminator(image), module.discriminator(reconstruction.detach())
-        return losses.hinge_discriminator(real, fake)
-
-    def gradients(self, image: Tensor) -> list[Tensor]:
-        """What each parameter, the autoencoder's first, would be moved by."""
-        turns = (self.autoencoder_loss, self.module.network), (self.discriminator_loss, self.module.discriminator)
-        return [g for loss, player in turns for g in torch.autograd.grad(loss(image), list(player.parameters()))]
+        self.players: tuple[nn.Module, nn.Module] = (module.network, module.discriminator)
+        self.optimizers = [optimizer(player.parameters()) for player in self.players]
 
     def step(self, image: Tensor) -> None:
-        """Both turns, each with its own backward pass and optimiser step."""
-        for optimizer, loss in zip(self.optimizers, (self.autoencoder_loss, self.discriminator_loss), strict=True):
+        """One turn of each player on float32 images [B,1,H,W] in [-1,1]; gradients stay until the next turn."""
+        for turn, optimizer in enumerate(self.optimizers):
+            for other, player in enumerate(self.players):
+                player.requires_grad_(other == turn)
             optimizer.zero_grad()
-            loss(image).backward()
+            self.loss(image, turn).backward()
             optimizer.step()
+        for player in self.players:
+            player.requires_grad_(True)
+
+    def loss(self, image: Tensor, turn: int) -> Tensor:
+        """The autoencoder's loss at turn 0, the discriminator's at turn 1: a scalar."""
+        module = self.module
+        output = module.network(image)
+        # In both turns, as there: the discriminator's has no use for it.
+        distance, _ = fidelity(output.reconstruction, image, weights=module.weights, networks=module.features)
+        if turn == 1:
+            real, fake = module.discriminator(image), module.discriminator(output.reconstruction.detach())
+            return losses.hinge_discriminator(real, fake)
+        verdict = losses.hinge_generator(module.discriminator(output.reconstruction))
+        last = module.network.last_weight
+        norms = [torch.autograd.grad(part, last, retain_graph=True)[0].norm() for part in (distance, verdict)]
+        adaptive = (norms[0] / (norms[1] + 1e-6)).clamp(0, losses.ADAPTIVE_LIMIT).detach()
+        return distance + module.adversarial * adaptive * verdict + module.commitment * output.commitment

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,18 @@ from torch.utils.data import DataLoader
 
 from callbacks.health import HealthAlarm, TrainingAlarm, broken_tensors
 from lightning_modules.codebook import ImageCodebook
+from lightning_modules.feature_networks import FrozenFeatures
+from lightning_modules.networks.classifier import ClassifierConfig, FindingNetwork
 from lightning_modules.networks.vqgan import VQGANConfig
 from tests.chain import COMMON, ROOT, SMALL
 from tests.processes import run_python
 
 MICRO = VQGANConfig(resolution=16, channels=(8, 16), code_dim=8, codes=16)
+QUANTISERS = {
+    "ema": MICRO,
+    "fsq": replace(MICRO, quantizer="fsq", levels=(4, 4)),
+    "lfq": replace(MICRO, quantizer="lfq"),
+}
 
 
 def smooth(n: int) -> torch.Tensor:
@@ -31,9 +39,13 @@ def loader(images: torch.Tensor, **kwargs: Any) -> DataLoader:
     return DataLoader(rows, **{"batch_size": 8} | kwargs)
 
 
-def module(**kwargs: Any) -> ImageCodebook:
+def module(network: VQGANConfig = MICRO, **kwargs: Any) -> ImageCodebook:
     torch.manual_seed(0)
-    return ImageCodebook(MICRO, discriminator_width=8, **{"discriminator_start": 10, "cosine": False} | kwargs)
+    return ImageCodebook(network, discriminator_width=8, **{"discriminator_start": 10, "cosine": False} | kwargs)
+
+
+def classifier() -> FrozenFeatures:
+    return FrozenFeatures(FindingNetwork(ClassifierConfig(resolution=16, channels=(8, 16))), digest="random")
 
 
 def at_rate(rate: float) -> dict[str, Any]:
@@ -146,12 +158,13 @@ def test_broken_weights_never_reach_a_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_a_learning_rate_a_hundred_times_too_high_is_stopped_or_recovers(tmp_path, precision):
+@pytest.mark.parametrize("quantiser", QUANTISERS)
+def test_a_learning_rate_a_hundred_times_too_high_is_stopped_or_recovers(tmp_path, quantiser, precision):
     """Whether most codes stay unused depends on rounding; what may not be is that they do and nobody says so."""
     case = Case(tmp_path, strict(), precision=precision)
     message = ""
     try:
-        case.fit(module(**at_rate(0.1)), smooth(24))
+        case.fit(module(QUANTISERS[quantiser], **at_rate(0.1)), smooth(24))
     except TrainingAlarm as alarm:
         message = str(alarm)
     if message:
@@ -186,6 +199,40 @@ def test_black_flat_and_equal_images_are_named_and_break_no_weight(tmp_path, ima
     assert "stopped at step 21" in message
     assert "python -m datamodules doctor" in message
     assert case.check_file()["global_step"] == 18
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("quantiser", QUANTISERS)
+def test_black_images_break_no_weight_under_all_losses_and_quantisers(tmp_path, quantiser, precision):
+    """Feature maps and spectra without contrast, a discriminator that sees nothing, a last batch of one image."""
+    case = Case(tmp_path, precision=precision)
+    networks = dict.fromkeys(("perceptual_network", "clinical_network"), classifier)
+    codebook = module(QUANTISERS[quantiser], perceptual=1.0, clinical=0.1, frequency=1.0, **networks)
+    message = case.stopped(codebook, torch.full((17, 1, 16, 16), -1.0))
+    assert "the 17 real images of validation are flat" in message
+    assert "stopped at step 21" in message
+    assert case.check_file()["global_step"] == 18
+    figures = {name: float(value) for name, value in case.trainer.callback_metrics.items()}
+    assert {f"train/{name}" for name in ("perceptual", "clinical", "frequency", "adversarial")} <= set(figures)
+    assert all(map(math.isfinite, figures.values())), figures
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_codebook_that_starts_from_black_images_recovers_by_restarts_or_is_stopped(tmp_path, precision):
+    """A black image has 64 different cells at most: the k-means start gives half of 128 codes no place of their own."""
+    images = torch.cat([torch.full((8, 1, 16, 16), -1.0), smooth(17)])
+
+    def case(name: str) -> Case:
+        alarm = HealthAlarm(after_steps=32, min_usage=0.9, min_explained=None)
+        return Case(tmp_path / name, alarm, precision=precision)
+
+    network = replace(MICRO, codes=128, decay=0.8)
+    healthy = case("restarts")
+    healthy.fit(module(network), images)
+    assert healthy.trainer.global_step == 36
+    message = case("none").stopped(module(replace(network, restart_below=0.0)), images)
+    assert re.search(r"validate/usage 0\.\d+ is below 0\.9", message)
+    assert "raise restart_below" in message
 
 
 def test_a_few_flat_images_among_others_are_no_alarm(tmp_path):

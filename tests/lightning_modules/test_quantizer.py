@@ -119,11 +119,35 @@ def test_restart_moves_a_dead_code_to_the_worst_covered_vector():
         out = quantizer(latent)
         assert 3 not in out.codes
     # Its averaged count fell below a tenth of the even share; the one vector with a large error was taken.
-    assert int(quantizer.restarted) == 1
     assert torch.allclose(quantizer.codebook[3], torch.tensor([30.0, -30.0]), atol=1e-4)
-    assert quantizer(latent).codes.flatten()[-1] == 3
     assert int(quantizer.restarted) == 1
+    assert quantizer(latent).codes.flatten()[-1] == 3
+    assert int(quantizer.restarted) == 1  # it lives now
+
+
+def test_restarts_are_counted_by_the_codes_that_moved():
+    """With decay 0 a code is dead when the batch does not use it; three steps of known batches, counted by hand."""
+    quantizer = hand_made(decay=0.0, restart_below=0.1).train()
+    corners = [[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0], [-1.0, 1.0]]
+    moved = []
+    for points in (
+        corners,  # all used
+        [*corners[:2], *corners[:2]],  # two dead, but every vector has its own code: nothing to gain
+        [[1.0, 1.5], [1.0, 2.5], [1.0, -1.0]],  # two dead; code 0 moves to (1, 2), .5 from two vectors: both are taken
+    ):
+        before = int(quantizer.restarted)
+        quantizer(torch.tensor(points).T[None, :, None, :])
+        moved.append(int(quantizer.restarted) - before)
+    assert moved == [0, 0, 2]
+    assert sorted(quantizer.codebook[2:].tolist()) == [[1.0, 1.5], [1.0, 2.5]]
     assert "restarted" not in quantizer.state_dict()
+
+
+def test_a_kmeans_start_and_eval_mode_count_no_restarts():
+    quantizer = VectorQuantizer(4, dim=2, restart_below=0.1)
+    quantizer.train()(torch.randn(2, 2, 4, 4))
+    quantizer.eval()(torch.randn(2, 2, 4, 4))
+    assert int(quantizer.restarted) == 0
 
 
 def test_training_uses_all_codes_of_a_continuous_latent():
@@ -218,25 +242,28 @@ def quantise(parts: list[Tensor]) -> dict[str, Tensor]:
     usage = CodeUsage(24)
     for part in parts:
         usage.update(quantizer(part).codes)
-    return quantizer.state_dict() | {"perplexity": usage.compute()["perplexity"], "restarted": quantizer.restarted}
+    assert int(quantizer.restarted) > 0
+    return quantizer.state_dict() | {
+        "perplexity": usage.compute()["perplexity"], "restarted": quantizer.restarted
+    }  # fmt: skip
 
 
-def two_ranks(rank: int, folder: str) -> None:
+def two_ranks(rank: int, folder: str, cut: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     rows = gather_rows(torch.full((rank + 1, 2), float(rank)))
     assert rows[:, 0].tolist() == [0.0, 1.0, 1.0]
     assert sum_over_ranks(torch.tensor([rank + 1.0])).item() == 3.0
-    # Uneven: four images on the first rank, three on the second.
-    torch.save(quantise([b[:4] if rank == 0 else b[4:] for b in batches()]), f"{folder}/{rank}.pt")
+    torch.save(quantise([b[cut:] if rank else b[:cut] for b in batches()]), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_ranks_with_uneven_halves_equal_one_rank_with_the_whole_batch(tmp_path):
-    mp.spawn(two_ranks, args=(str(tmp_path),), nprocs=2)
+@pytest.mark.parametrize("cut", [4, 6, 7])
+def test_two_ranks_with_uneven_parts_equal_one_rank_with_the_whole_batch(tmp_path, cut):
+    """Of seven images the second rank gets three, one or none."""
+    mp.spawn(two_ranks, args=(str(tmp_path), cut), nprocs=2)
     one = quantise(batches())
-    assert int(one["restarted"]) > 0
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for name, value in one.items():
         assert torch.equal(first[name], second[name]), name
