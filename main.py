@@ -20,7 +20,6 @@ from lightning_modules.precision import fastest_precision
 
 __all__ = ["CXRDataModule", "CXRSynthCLI", "callbacks", "main"]
 
-
 # glibc reads them when a process starts.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 
@@ -81,6 +80,8 @@ class CXRSynthCLI(LightningCLI):
             rank_zero_info(
                 f"precision: {trainer.precision}, the fastest on this device; --trainer.precision sets another"
             )
+        if advice := allocator_advice():
+            rank_zero_info(advice)
         loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
         for logger in loggers:
             arguments = getattr(logger, "init_args", None)

@@ -148,6 +148,15 @@ def test_a_cpu_without_the_allocator_s_settings_is_told_what_to_export(monkeypat
     assert all(f"export {name} := {value}" in makefile for name, value in command_line.ALLOCATOR.items())
 
 
+def test_the_command_line_says_so_before_it_begins(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(command_line, "allocator_advice", lambda: "memory: export these")
+    with caplog.at_level("INFO", logger="lightning.pytorch.utilities.rank_zero"):
+        main(chain.arguments("fit", "classifier", f"--run_dir={tmp_path}", "--trainer.max_epochs=0"))
+    assert "memory: export these" in caplog.messages
+
+
 def test_the_image_size_reaches_the_networks(chain: Chain) -> None:
     for stage in ("codebook", "aligner"):
         cli = main([*chain.arguments("fit", stage), f"--run_dir={chain.folder / 'links'}", "--trainer.max_epochs=0"])
