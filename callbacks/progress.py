@@ -46,7 +46,7 @@ class ProgressLine(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Print a heartbeat."""
-        if trainer.is_global_zero and time.monotonic() - self._printed >= self.heartbeat:
+        if self._due(trainer):
             self._print(trainer, pl_module, f"batch {batch_idx + 1}/{trainer.num_training_batches}", batch_idx + 1)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -73,43 +73,25 @@ class ProgressLine(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Print a heartbeat."""
-        self._beat(trainer, pl_module, "test", batch_idx + 1, trainer.num_test_batches[dataloader_idx])
+        if self._due(trainer):
+            verb, batches = _evaluation(trainer)
+            done, total = batch_idx + 1, batches[dataloader_idx]
+            left = duration((time.monotonic() - self._epoch_began) / done * (total - done))
+            print(f"{type(pl_module).__name__}  {verb}  batch {done}/{total}  to go {left}", flush=True)
+            self._printed = time.monotonic()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say how long the test took."""
-        self._end(trainer, pl_module, "tested", trainer.num_test_batches)
-
-    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._epoch_began = self._printed = time.monotonic()
-
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Print a heartbeat."""
-        self._beat(trainer, pl_module, "predict", batch_idx + 1, trainer.num_predict_batches[dataloader_idx])
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say how long the prediction took."""
-        self._end(trainer, pl_module, "predicted", trainer.num_predict_batches)
-
-    def _beat(self, trainer: Trainer, module: LightningModule, verb: str, done: int, batches: float) -> None:
-        now = time.monotonic()
-        if trainer.is_global_zero and now - self._printed >= self.heartbeat:
-            left = duration((now - self._epoch_began) / done * (batches - done))
-            print(f"{type(module).__name__}  {verb}  batch {done}/{batches}  to go {left}", flush=True)
-            self._printed = now
-
-    def _end(self, trainer: Trainer, module: LightningModule, verb: str, batches: Sequence[float]) -> None:
+        """Say how long it took."""
         if trainer.is_global_zero:
+            verb, batches = _evaluation(trainer)
             took = duration(time.monotonic() - self._epoch_began)
-            print(f"{type(module).__name__}  {verb} {sum(int(n) for n in batches)} batches  {took}", flush=True)
+            print(f"{type(pl_module).__name__}  {verb}ed {sum(int(n) for n in batches)} batches  {took}", flush=True)
+
+    on_predict_epoch_start, on_predict_batch_end, on_predict_end = on_test_epoch_start, on_test_batch_end, on_test_end
+
+    def _due(self, trainer: Trainer) -> bool:
+        """Whether this rank is to print a heartbeat now."""
+        return trainer.is_global_zero and time.monotonic() - self._printed >= self.heartbeat
 
     def _print(self, trainer: Trainer, module: LightningModule, what: str, batches_done: float) -> None:
         epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs > 0 else None
@@ -133,3 +115,10 @@ class ProgressLine(Callback):
         if trainer.max_steps > 0 and steps > 0:
             estimates.append(passed / steps * max(0, trainer.max_steps - trainer.global_step))
         return min(estimates) if estimates else None
+
+
+def _evaluation(trainer: Trainer) -> tuple[str, Sequence[float]]:
+    """What is being done, "test" or "predict", and its numbers of batches."""
+    if trainer.predicting:
+        return "predict", trainer.num_predict_batches
+    return "test", trainer.num_test_batches

@@ -160,9 +160,10 @@ def faults(text: str, *, view: str, drawable: bool, known: Container[str] | None
         drawable: whether comparisons, hedges, history and advice are faults.
         known: the words that may be written; None allows all.
     """
+    sentences = split_sentences(text)
     found = [f"blank: {blank}" for blank in BLANKS if blank in text]
     found += [f"view: {word}" for word in view_conflicts(text, view)]
-    found += [f"repeated: {sentence}" for sentence in [*repeats(split_sentences(text)), *stutters(text)]]
-    found += [f"fragment: {sentence}" for sentence in split_sentences(text) if is_fragment(sentence)]
+    found += [f"repeated: {sentence}" for sentence in [*repeats(sentences), *stutters(text)]]
+    found += [f"fragment: {sentence}" for sentence in sentences if is_fragment(sentence)]
     found += [f"spelling: {word}" for word in (misspelt(text, known) if known is not None else ())]
     return (*found, *(undrawable(text) if drawable else ()))

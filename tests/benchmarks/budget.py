@@ -1,6 +1,5 @@
 """`AnnealedTimer`: trains for so many seconds, and lets the learning rate fall to zero where they end."""
 
-import math
 import time
 from datetime import timedelta
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
-WARM_UP = 0.02  # share of the time, as in lightning_modules/schedule.py
+from lightning_modules.schedule import WARM_UP, half_cosine
 
 
 class AnnealedTimer(Timer):
@@ -56,4 +55,4 @@ class AnnealedTimer(Timer):
 
 def factor(share: float) -> float:
     """What the learning rate is multiplied with when this share of the time is over."""
-    return min(1.0, share / WARM_UP) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+    return min(1.0, share / WARM_UP) * half_cosine(share)

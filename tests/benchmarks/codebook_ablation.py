@@ -6,10 +6,8 @@ matter in that time. A run that was finished under the same wishes is not repeat
 with the next. Seeds are those of weights and order; the splits stay the same.
 """
 
-import argparse
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +17,9 @@ from tests.benchmarks.codebook_runs import (
     FIGURES,
     MODEL,
     NETWORK,
-    ROOT,
     Setting,
-    keep_memory,
+    chosen,
+    options,
     run,
     subject,
     table,
@@ -74,16 +72,10 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 
 if __name__ == "__main__":
-    keep_memory()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--configs", nargs="+", default=CONFIGS, help="below configs/")
-    parser.add_argument("--features", help="classifier of the losses, by default the configs'")
-    parser.add_argument("--judge", default="runs/demo/classifier/checkpoints/last.ckpt")
-    parser.add_argument("--minutes", type=float, default=8.0, help="of training of each run")
+    record.keep_memory()
+    judge = "runs/demo/classifier/checkpoints/last.ckpt"
+    parser = options(__doc__, configs=CONFIGS, judge=judge, minutes=8.0, name="codebook_ablation")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=tuple(VARIANTS))
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs/benchmarks/codebook_ablation")
     given, more = parser.parse_known_args()
-    more = [*EARLY, *more, *([f"{MODEL}classifier_ckpt={given.features}"] if given.features else [])]
-    setting = Setting(tuple(given.configs), given.judge, given.minutes, given.folder, tuple(more))
-    measure(setting, seeds=given.seeds, variants=given.variants)
+    measure(chosen(given, [*EARLY, *more]), seeds=given.seeds, variants=given.variants)

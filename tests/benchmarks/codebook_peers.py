@@ -18,10 +18,8 @@ dimension of codes and decoders of equal size (within 10 %), and are tested by t
 The rate of every side falls to zero where its time ends. A side finished under the same wishes is not repeated.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,10 +30,10 @@ from tests.benchmarks import record
 from tests.benchmarks.codebook_runs import (
     MODEL,
     NETWORK,
-    ROOT,
     Setting,
     Subject,
-    keep_memory,
+    chosen,
+    options,
     parameters,
     run,
     subject,
@@ -115,21 +113,13 @@ def measure(
 
 
 if __name__ == "__main__":
-    keep_memory()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--configs", nargs="+", default=CONFIGS, help="below configs/")
+    record.keep_memory()
+    judge = "runs/nih/classifier/checkpoints/last.ckpt"
+    parser = options(__doc__, configs=CONFIGS, judge=judge, minutes=15.0, name="codebook_peers")
     parser.add_argument("--root", help="folder of the data set")
-    parser.add_argument("--features", help="classifier of the losses, by default the configs'")
-    parser.add_argument("--judge", default="runs/nih/classifier/checkpoints/last.ckpt")
-    parser.add_argument("--minutes", type=float, default=15.0, help="of training of each side")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--monai-residual", nargs="+", type=int, help="widths, by default those that match our decoder")
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs/benchmarks/codebook_peers")
     given, more = parser.parse_known_args()
     more += [f"--data.init_args.root={given.root}"] if given.root else []
-    more += [f"{MODEL}classifier_ckpt={given.features}"] if given.features else []
-    measure(
-        Setting(tuple(given.configs), given.judge, given.minutes, given.folder, tuple(more)),
-        seed=given.seed, names=given.sides, residual=given.monai_residual,
-    )  # fmt: skip
+    measure(chosen(given, more), seed=given.seed, names=given.sides, residual=given.monai_residual)

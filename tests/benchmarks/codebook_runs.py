@@ -5,10 +5,9 @@ wall-clock time (`AnnealedTimer`) without validation, and tested by the same cal
 of the shipped configs are left out: a side that collapses is a result.
 """
 
+import argparse
 import json
-import os
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from lightning_modules.stages import file_digest
-from main import ALLOCATOR, CXRSynthCLI
+from main import CXRSynthCLI
 from main import main as command_line
 from tests.benchmarks.budget import AnnealedTimer
 
@@ -181,10 +180,31 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-def keep_memory() -> None:
-    """Start this process anew where glibc would give freed memory back, as the Makefile does for all stages."""
-    if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
-        os.execve(sys.executable, sys.orig_argv, os.environ | ALLOCATOR)
+def options(
+    description: str | None, *, configs: Sequence[str], judge: str, minutes: float, name: str
+) -> argparse.ArgumentParser:
+    """A parser of what every comparison is asked for; see `chosen`.
+
+    Args:
+        description: the program's docstring.
+        configs: defaults, as the next two.
+        judge: of the test.
+        minutes: of training of each side.
+        name: of the folder below runs/benchmarks/.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--configs", nargs="+", default=configs, help="below configs/")
+    parser.add_argument("--features", help="classifier of the losses, by default the configs'")
+    parser.add_argument("--judge", default=judge)
+    parser.add_argument("--minutes", type=float, default=minutes, help="of training of each side")
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs/benchmarks" / name)
+    return parser
+
+
+def chosen(given: argparse.Namespace, more: Sequence[str]) -> Setting:
+    """The setting of parsed `options`, and further arguments of main.py."""
+    features = [f"{MODEL}classifier_ckpt={given.features}"] if given.features else []
+    return Setting(tuple(given.configs), given.judge, given.minutes, given.folder, (*more, *features))
 
 
 def table(sides: Mapping[str, Sequence[Mapping[str, Any]]], figures: Sequence[str]) -> str:

@@ -15,8 +15,6 @@ import numpy
 import PIL
 import torch
 
-from main import ALLOCATOR
-
 FOLDER = Path(__file__).parents[2] / "runs" / "benchmarks"
 
 
@@ -35,13 +33,30 @@ def write(name: str, figures: dict[str, Any]) -> dict[str, Any]:
     return figures
 
 
+def tuned_environment() -> dict[str, str] | None:
+    """That of a process in which glibc keeps freed memory, as the Makefile starts all stages; None where this is one.
+
+    glibc reads it when a process starts; page faults would drown the difference of two sides.
+    """
+    # Not above: it brings all stages with it, and workers_memory.py measures the process that reads this file.
+    from main import ALLOCATOR
+
+    tuned = os.environ | ALLOCATOR
+    return None if tuned == os.environ else tuned
+
+
+def keep_memory() -> None:
+    """Start this process anew in a `tuned_environment` where it has none."""
+    if (tuned := tuned_environment()) is not None:
+        os.execve(sys.executable, sys.orig_argv, tuned)
+
+
 def in_tuned_process(name: str, *arguments: str) -> dict[str, Any] | None:
     """Run `python -m tests.benchmarks.<name> *arguments` with ALLOCATOR set, and read its figures; None where it is."""
-    if all(os.environ.get(key) == value for key, value in ALLOCATOR.items()):
+    if (tuned := tuned_environment()) is None:
         return None
-    # glibc reads these when a process starts; page faults would drown the difference of two sides.
     command = [sys.executable, "-m", f"tests.benchmarks.{name}", *arguments]
-    subprocess.run(command, check=True, cwd=FOLDER.parents[1], env=os.environ | ALLOCATOR)
+    subprocess.run(command, check=True, cwd=FOLDER.parents[1], env=tuned)
     return json.loads((FOLDER / f"{name}.json").read_text())
 
 
