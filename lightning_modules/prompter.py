@@ -5,7 +5,6 @@ instruct model that is asked for it. Every text is read back by the mention extr
 """
 
 import dataclasses
-import math
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,10 +30,12 @@ from lightning_modules.networks.ranks import distributed, gather_items, sum_over
 from lightning_modules.networks.report_metrics import Baseline, ReportMetrics
 from lightning_modules.networks.report_writer import Sampling, Writer, one_line
 from lightning_modules.networks.requests import MODES, Mode, finished, studies_of, write_prompts
+from lightning_modules.networks.text_checks import without_blanks
 from lightning_modules.networks.text_metrics import Ratio
 from lightning_modules.networks.written import Request, Written
 from lightning_modules.optimizers import parameter_groups
 from lightning_modules.prompter_parts import STAGE, Parts, learn_texts, load_parts, new_parts, save_parts
+from lightning_modules.schedule import with_schedule
 
 
 class ReportPrompter(lightning.LightningModule):
@@ -117,9 +118,12 @@ class ReportPrompter(lightning.LightningModule):
             return
         if self.instruction is not None:
             raise ValueError("an instruct model is asked as it is: run predict, or leave instruction out to fine-tune")
-        reports = list(self.trainer.datamodule.train_reports())  # type: ignore[attr-defined]
+        reports = self._train_reports()
         self._build(reports)
         self._print_cut(reports)
+
+    def _train_reports(self) -> list[str]:
+        return [without_blanks(report) for report in self.trainer.datamodule.train_reports()]  # type: ignore[attr-defined]
 
     def _build(self, reports: Sequence[str]) -> None:
         network = self.config if self.language_model is None else None
@@ -205,16 +209,16 @@ class ReportPrompter(lightning.LightningModule):
         return losses, int(scored.sum())
 
     def _requests(self, batch: Batch) -> tuple[list[Request], list[str], list[str]]:
-        """What the batch's reports would have been asked with, the reports, and their studies."""
+        """What the batch's reports `without_blanks` would have been asked with, these, and their studies."""
         rows = [i for i, report in enumerate(batch["report"]) if report]
         if not rows:
             raise ValueError(
                 "a batch holds no report to learn from; the prompter trains on a data set with reports "
                 "(data.init_args.text_only: true leaves rows without one out)"
             )
-        reports = [batch["report"][i] for i in rows]
+        reports = [without_blanks(batch["report"][i]) for i in rows]
         requests = [
-            Request(self.keywords_of(report), view=VIEWS[int(batch["view"][i])], source=report)
+            Request(self.keywords_of(report), view=VIEWS[int(batch["view"][i])], source=batch["report"][i])
             for i, report in zip(rows, reports, strict=True)
         ]
         return requests, reports, [batch["study_id"][i] for i in rows]
@@ -249,14 +253,8 @@ class ReportPrompter(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """The given optimiser with linear warm-up and a cosine to a tenth."""
         optimizer = self.optimizer(parameter_groups(self._ready().model))
-        steps, warm = self.trainer.estimated_stepping_batches, max(1, self.warmup_steps)
-
-        def factor(step: int) -> float:
-            progress = min(1.0, max(0.0, (step - warm) / max(1.0, steps - warm)))
-            return min((step + 1) / warm, 0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        steps = self.trainer.estimated_stepping_batches
+        return with_schedule(optimizer, steps=steps, warmup=self.warmup_steps, floor=0.1)
 
     # Writing
 
@@ -300,14 +298,14 @@ class ReportPrompter(lightning.LightningModule):
 
     def _start(self) -> None:
         if self.model is None and self.instruction is not None:
-            reports = [] if self.vocabulary_path else list(self.trainer.datamodule.train_reports())  # type: ignore[attr-defined]
+            reports = [] if self.vocabulary_path else self._train_reports()
             self._build(reports)
         self._ready()
 
     def on_test_start(self) -> None:
         """Refuse to test without weights; read what the texts are compared with."""
         self._start()
-        reports = list(self.trainer.datamodule.train_reports())  # type: ignore[attr-defined]
+        reports = self._train_reports()
         self.baseline = Baseline(reports, codec=self._ready().codec)
         self.metrics.reset()
 
@@ -327,7 +325,9 @@ class ReportPrompter(lightning.LightningModule):
         self.metrics.update_likelihoods(
             reports, given=float(losses), without=float(without), tokens=tokens, baseline=self.baseline
         )
-        written = self.write(requests, seed=self.seed, keys=keys)
+        # All that the report names, also beside a blank.
+        asked = [dataclasses.replace(one, keywords=self.keywords_of(one.source)) for one in requests]
+        written = self.write(asked, seed=self.seed, keys=keys)
         self.metrics.update_texts(written, reports, keys=keys, baseline=self.baseline)
 
     def on_test_epoch_end(self) -> None:

@@ -52,7 +52,7 @@ class _Reader:
     def forward(self) -> list[Finding]:
         """Pathologies with the status that cues before them give."""
         found: list[Finding] = []
-        absent = adjective = uncertain = listing = False
+        absent = adjective = uncertain = listing = clause = False
         history: Match | None = None
         i = 0
         while i < len(self.tokens):
@@ -60,7 +60,7 @@ class _Reader:
             if match is None:
                 text = self.tokens[i].text
                 if text in self.words.functions["verbs"]:
-                    absent = adjective = uncertain = False
+                    absent, adjective, uncertain, clause = absent and clause, False, False, False
                 elif text in JOINTS:
                     adjective = adjective and text in ("or", "/")
                     if self._starts_statement(i):
@@ -72,10 +72,12 @@ class _Reader:
                 continue
             for role in match.roles:
                 if role.kind == "terminators":
-                    absent = adjective = uncertain = listing = False
+                    absent = adjective = uncertain = listing = clause = False
                     history = None
                 elif role.kind == "absent_before" and not self._closes(match):
                     absent = True
+                    # "No evidence that the heart is enlarged": the verb of what is denied does not end it.
+                    clause = self.tokens[match.last - 1].text in ("that", "the")
                 elif role.kind == "uncertain_adjective" and not self._closes(match):
                     adjective = True
                 elif role.kind == "uncertain_before":

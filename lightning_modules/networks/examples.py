@@ -12,7 +12,7 @@ import numpy as np
 
 from datamodules.reports.keywords import Keywords, keywords_of, parse
 from datamodules.reports.vocabulary import Vocabulary
-from lightning_modules.networks.text_checks import BLANKS, split_sentences
+from lightning_modules.networks.text_checks import split_sentences
 
 REPORT, EXCERPT = "report", "excerpt"
 UNKNOWN = "unknown"
@@ -85,7 +85,7 @@ class Examples:
         """The training texts of one report: prompts, and what is to be written.
 
         Args:
-            report: of the training split.
+            report: of the training split, not empty; `without_blanks`.
             view: of its picture.
             rng: decides.
         """
@@ -101,19 +101,17 @@ class Examples:
                 tuple(keywords.pathology[i] for i in rng.permutation(len(keywords.pathology))),
             )
         drawn = [(prompt(None if bare else keywords, view=view), report)]
-        excerpt = self._excerpt(report, rng) if excerpted else ""
-        if excerpt:
+        if excerpted:
+            excerpt = self._excerpt(report, rng)
             drawn.append((prompt(self.keywords_of(excerpt), view=view, form=EXCERPT), excerpt))
         return drawn
 
     def _excerpt(self, report: str, rng: np.random.Generator) -> str:
-        """One or two sentences without blanks, the rarer their words the likelier."""
+        """One or two sentences, the rarer their words the likelier."""
         if report not in self._sentences:
-            sentences = [s for s in split_sentences(report) if not any(blank in s for blank in BLANKS)]
+            sentences = split_sentences(report)
             self._sentences[report] = sentences, np.array([self._rarity(s) for s in sentences])
         sentences, rarity = self._sentences[report]
-        if not sentences:
-            return ""
         first = int(rng.choice(len(sentences), p=rarity / rarity.sum()))
         return " ".join(sentences[first : first + int(rng.integers(1, 3))])
 

@@ -41,7 +41,7 @@ CUES = {kind: re.compile(rf"\b(?:{words})\b", re.I) for kind, words in UNDRAWABL
 
 def split_sentences(text: str) -> list[str]:
     """Sentences with their full stops; a number such as "1." stays with what it numbers."""
-    parts = re.split(r"(?<=[.?!])\s+(?=[A-Z0-9])", text.strip())
+    parts = re.split(r"(?<=[.?!])\s+(?=[A-Z0-9_])", text.strip())
     out: list[str] = []
     for part in parts:
         if out and re.fullmatch(r"(?:\d+|Dr|[A-Z])\.", out[-1].split(" ")[-1]):
@@ -49,6 +49,15 @@ def split_sentences(text: str) -> list[str]:
         elif part:
             out.append(part)
     return out
+
+
+def without_blanks(text: str) -> str:
+    """The sentences of a report that have no de-identification blank; the whole text where each has one.
+
+    What stands around a blank, "have ___ ___ in the interval", is no sentence to learn from.
+    """
+    kept = [s for s in split_sentences(text) if not any(blank in s for blank in BLANKS)]
+    return " ".join(kept) if kept else text
 
 
 def view_conflicts(text: str, view: str) -> list[str]:

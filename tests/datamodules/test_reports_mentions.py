@@ -29,6 +29,20 @@ CASES = {
     ],
     "The heart is mildly enlarged.": [("cardiomegaly", "present", None, "mild")],
     "The cardiac silhouette is not enlarged.": [("cardiomegaly", "absent", None, None)],
+    "There is no evidence the heart is enlarged.": [("cardiomegaly", "absent", None, None)],
+    "No evidence that the heart is enlarged. The lungs are hyperinflated.": [
+        ("cardiomegaly", "absent", None, None),
+        ("hyperinflation", "present", None, None),
+    ],
+    "There is no evidence that the effusion is large and the heart is enlarged.": [
+        ("pleural effusion", "absent", None, "large"),
+        ("cardiomegaly", "present", None, None),
+    ],
+    "Low lung volumes.": [("hypoinflation", "present", None, None)],
+    "Lung volumes are low without effusion.": [
+        ("hypoinflation", "present", None, None),
+        ("pleural effusion", "absent", None, None),
+    ],
     "The mediastinum is widened.": [("widened mediastinum", "present", None, None)],
     "Heart size and mediastinal contours are within normal limits.": [
         ("cardiomegaly", "absent", None, None),

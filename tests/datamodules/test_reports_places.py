@@ -6,7 +6,7 @@ from datamodules.reports.mentions import extract
 
 # Sentence → side of each pathology, in order.
 CASES = {
-    "Low lung volumes with bibasilar atelectasis, left worse than right.": ["bilateral"],
+    "Low lung volumes with bibasilar atelectasis, left worse than right.": [None, "bilateral"],
     "Streaky opacities at both lung bases, likely atelectasis.": ["bilateral", "bilateral"],
     "Minimal left basilar and lingular atelectasis.": ["left"],
     "Subsegmental atelectasis in the right midlung and left base.": ["bilateral"],

@@ -95,6 +95,19 @@ def test_schedule_moves_both_learning_rates(network):
     assert [part.param_groups[0]["lr"] for part in optimizer.parts.values()] == pytest.approx([1e-2, 5e-3])
 
 
+def test_schedule_with_its_own_warm_up_and_floor(network):
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    scheduler = with_schedule(optimizer, steps=100, warmup=4, floor=0.2)["lr_scheduler"]["scheduler"]
+    rates = []
+    for _ in range(101):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[0] == pytest.approx(0.25)
+    assert rates[50] == pytest.approx(0.2 + 0.8 / 2)
+    assert rates[100] == pytest.approx(0.2)
+
+
 def test_resumed_training_goes_on_exactly(network):
     optimizer = MuonAdamW(parameter_groups(network))
     train(network, optimizer, 3)

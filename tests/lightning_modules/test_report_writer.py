@@ -10,6 +10,7 @@ from lightning_modules.networks.text_checks import (
     is_fragment,
     restated,
     split_sentences,
+    without_blanks,
     undrawable,
     view_conflicts,
 )
@@ -22,6 +23,15 @@ def test_sentences_are_split_at_full_stops_only() -> None:
         "The heart measures 1.5 cm.", "No effusion.", "1. Mild edema.", "Seen by Dr. Smith?", "Yes.",
     ]  # fmt: skip
     assert split_sentences("") == []
+    assert split_sentences("No effusion. ___ foreign body.") == ["No effusion.", "___ foreign body."]
+
+
+def test_sentences_with_blanks_are_left_out_unless_all_have_one() -> None:
+    assert without_blanks("No effusion. ___ foreign body. XXXX are clear. The heart is normal.") == (
+        "No effusion. The heart is normal."
+    )
+    assert without_blanks("Normal XXXX. Compared to ___.") == "Normal XXXX. Compared to ___."
+    assert without_blanks("") == ""
 
 
 @pytest.mark.parametrize(
