@@ -10,9 +10,9 @@ from lightning_modules.networks.text_checks import (
     is_fragment,
     restated,
     split_sentences,
-    without_blanks,
     undrawable,
     view_conflicts,
+    without_blanks,
 )
 from lightning_modules.networks.written import Request, read_back
 
