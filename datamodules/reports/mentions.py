@@ -5,6 +5,7 @@ Standard library and numpy only.
 """
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -114,17 +115,25 @@ def _placed(mention: Mention, before: list[Mention]) -> Mention:
 def labels_of(report: str) -> np.ndarray:
     """The 14 CheXpert labels that a report states, float32 [14].
 
+    Those of its mentions, see `labels_from`; an empty report gives NaN throughout.
+    """
+    if not report.strip():
+        return np.full(len(FINDINGS), np.nan, dtype=np.float32)
+    return labels_from(extract(report))
+
+
+def labels_from(mentions: Iterable[Mention]) -> np.ndarray:
+    """The 14 CheXpert labels that the mentions of a report with text state, float32 [14].
+
     1 if any mention is present, else -1 if any is uncertain, else 0 if any is absent, else NaN. "No Finding" is 1 if
-    nothing but support devices is present or uncertain, else 0; an empty report gives NaN throughout. Labels are not
-    propagated up the CheXpert hierarchy: a consolidation does not make "Lung Opacity" 1.
+    nothing but support devices is present or uncertain, else 0. Labels are not propagated up the CheXpert hierarchy: a
+    consolidation does not make "Lung Opacity" 1.
     """
     labels = np.full(len(FINDINGS), np.nan, dtype=np.float32)
-    if not report.strip():
-        return labels
     rank = {"present": 1.0, "uncertain": -1.0, "absent": 0.0}
     best: dict[str, Status] = {}
     abnormal = False
-    for mention in extract(report):
+    for mention in mentions:
         if mention.kind != "pathology":
             continue
         abnormal |= mention.status != "absent" and mention.label != "Support Devices"
