@@ -59,7 +59,7 @@ class ReportPrompter(lightning.LightningModule):
         warmup_steps: steps of linear warm-up before the cosine.
         candidates, rescue, max_new_tokens, temperature, top_p: of writing, see `Sampling`.
         seed: of everything that is drawn in training, test and predict.
-        chexbert: folder of a CheXbert, by which `test` reads the texts too; None has the rules alone.
+        reader: folder of a CheXbert, which reads the texts of `test` too; None has the rules alone.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class ReportPrompter(lightning.LightningModule):
         temperature: float = 1.0,
         top_p: float = 0.95,
         seed: int = 0,
-        chexbert: str | None = None,
+        reader: str | None = None,
     ) -> None:
         super().__init__()
         self.config = stages.as_config(LanguageModelConfig, network)
@@ -106,7 +106,7 @@ class ReportPrompter(lightning.LightningModule):
         self.examples: Examples | None = None
         self.baseline: Baseline | None = None
         self.validation_loss = Ratio()
-        self.metrics = ReportMetrics(seed=seed, chexbert=chexbert)
+        self.metrics = ReportMetrics(seed=seed, reader=reader)
         self._rows: dict[str, dict[str, Any]] = {}
         self._unasked: set[str] = set()
 

@@ -59,7 +59,7 @@ class ReportMetrics(nn.Module):
     - `coverage`: share of asked keywords stated with the right status, side and severity.
     - `contradiction`, `unasked`, `verified`, `guided` (written sentence by sentence): shares of texts.
     - `finding_f1`: micro F1 of the findings that the texts state against those asked.
-    - `finding_f1_chexbert`: the same as a CheXbert reads the texts, where one is given: they are written until the
+    - `finding_f1_reader`: the same as a CheXbert reads the texts, where one is given: they are written until the
       rules find no fault in them, so that only another reader tells whether the rules are right.
     - `perplexity`: of the test reports given their keywords, a sub-word; `perplexity_word` a white-space word, beside
       `perplexity_word_without_keywords` of the same weights and `perplexity_word_ngram` of the baseline.
@@ -71,15 +71,15 @@ class ReportMetrics(nn.Module):
     - `words...`, `real_words...`, `words_wasserstein`: lengths.
     """
 
-    def __init__(self, *, seed: int, chexbert: str | None = None) -> None:
+    def __init__(self, *, seed: int, reader: str | None = None) -> None:
         super().__init__()
-        self.chexbert = chexbert
+        self.reader = reader
         # Metric → who reads the texts. Functions, no modules: checkpoints should not hold a reader's weights.
         self.labelers: dict[str, Labeler] = {"finding_f1": rules_or_network("rules")}
         self.coverage, self.contradiction, self.unasked = Ratio(), Ratio(), Ratio()
         self.verified, self.guided, self.finding_f1 = Ratio(), Ratio(), Ratio()
-        if chexbert is not None:
-            self.finding_f1_chexbert = Ratio()
+        if reader is not None:
+            self.finding_f1_reader = Ratio()
         self.perplexity, self.perplexity_word = Ratio(torch.exp), Ratio(torch.exp)
         self.perplexity_word_without_keywords, self.perplexity_word_ngram = Ratio(torch.exp), Ratio(torch.exp)
         self.distinct1, self.distinct2, self.distinct3 = DistinctNgrams(1), DistinctNgrams(2), DistinctNgrams(3)
@@ -95,8 +95,8 @@ class ReportMetrics(nn.Module):
             FileNotFoundError: if its folder lacks a file.
             ValueError: if its weights are others.
         """
-        if self.chexbert is not None:
-            self.labelers["finding_f1_chexbert"] = rules_or_network(self.chexbert, device=self.coverage.device)
+        if self.reader is not None:
+            self.labelers["finding_f1_reader"] = rules_or_network(self.reader, device=self.coverage.device)
         for metric in self.children():
             assert isinstance(metric, Metric)
             metric.reset()

@@ -126,14 +126,14 @@ def test_the_prompter_is_measured_by_it_beside_the_rules(folder: Path) -> None:
     asked = [Keywords(("heart",), ("pulmonary edema",)), Keywords((), ("small left pleural effusion",))]
     written = [read_back(text, Request(k)) for text, k in zip(texts, asked, strict=True)]
     baseline = Baseline(texts, codec=train_codec(texts, sub_words=300))
-    metrics = ReportMetrics(seed=0, chexbert=str(folder))
+    metrics = ReportMetrics(seed=0, reader=str(folder))
     assert not [name for name in metrics.state_dict() if "bert." in name]
     metrics.reset()
     metrics.update_texts(written, texts, keys=["a", "b"], baseline=baseline)
     metrics.update_likelihoods(texts, given=3.0, without=6.0, tokens=30, baseline=baseline)
     values = {name: float(value) for name, value in metrics.compute().items() if name.startswith("finding")}
     # Edema in both texts, an edema and an effusion asked: one of both.
-    assert values == {"finding_f1": 1.0, "finding_f1_chexbert": 0.5}
+    assert values == {"finding_f1": 1.0, "finding_f1_reader": 0.5}
     assert not [name for name in metrics.state_dict() if "bert." in name]
     with pytest.raises(FileNotFoundError, match=r"config.json is missing; expected a folder"):
-        ReportMetrics(seed=0, chexbert=str(folder / "nowhere")).reset()
+        ReportMetrics(seed=0, reader=str(folder / "nowhere")).reset()
