@@ -73,7 +73,8 @@ CODE_aligner := $(CODE_text) lightning_modules/aligner.py $(addprefix $(NETWORKS
 CODE_generator := $(CODE_text) lightning_modules/generator.py $(addprefix $(NETWORKS)/,masked_generator.py sampling.py)
 CODE_prompter := $(CODE_all) lightning_modules/prompter.py lightning_modules/prompter_parts.py \
   $(addprefix $(NETWORKS)/,tokenizer.py language_model.py adapters.py packing.py examples.py generation.py requests.py \
-  report_writer.py written.py copying.py guided.py text_checks.py instruct.py ngram.py chexbert.py report_metrics.py text_metrics.py)
+  report_writer.py written.py copying.py guided.py text_checks.py instruct.py ngram.py \
+  labelers.py chexbert.py radgraph.py report_metrics.py text_metrics.py)
 MEASURES := $(wildcard callbacks/*.py callbacks/*/*.py)
 
 # Weights, order of the images and their augmentation: nothing of a second classifier is that of the first.

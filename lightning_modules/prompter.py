@@ -59,7 +59,7 @@ class ReportPrompter(lightning.LightningModule):
         warmup_steps: steps of linear warm-up before the cosine.
         candidates, rescue, max_new_tokens, temperature, top_p: of writing, see `Sampling`.
         seed: of everything that is drawn in training, test and predict.
-        reader: folder of a CheXbert, which reads the texts of `test` too; None has the rules alone.
+        reader: folder of a CheXbert or RadGraph, which reads the texts of `test` too; None has the rules alone.
     """
 
     def __init__(

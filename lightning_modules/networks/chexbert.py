@@ -1,11 +1,10 @@
 """CheXbert: the 14 labels of a report by a trained network (Smit et al., EMNLP 2020), where its weights are at hand.
 
 A BERT whose first token goes into 14 linear heads: blank, present, absent and uncertain for 13 findings, blank and
-present for "No Finding". `rules_or_network` gives it and the project's own rules one interface. The weights are not
-free to hand on: a user fetches them and names their folder.
+present for "No Finding". The weights are not free to hand on: a user fetches them and names their folder.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,27 +14,12 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from datamodules.reports.labels import FINDINGS
-from datamodules.reports.mentions import labels_of
 
 # The heads in the order of the published weights; ours begins with "No Finding", theirs ends with it.
 HEADS: tuple[str, ...] = (*FINDINGS[1:], FINDINGS[0])
 CLASSES = (float("nan"), 1.0, 0.0, -1.0)  # blank, present, absent, uncertain
 LONGEST = 512  # tokens that BERT has positions for
 SAFE, PICKLED = "model.safetensors", "chexbert.pth"
-
-Labeler = Callable[[Sequence[str]], np.ndarray]
-
-
-def rules_or_network(backend: str, *, device: torch.device | str = "cpu") -> Labeler:
-    """Labels of reports, [N] texts to float32 [N,14] of 1, 0, -1 and NaN in the order of FINDINGS.
-
-    Args:
-        backend: "rules" for `datamodules.reports.mentions.labels_of`, or the folder of a CheXbert.
-        device: of the network.
-    """
-    if backend == "rules":
-        return _by_rules
-    return CheXbert(backend).to(device).labels
 
 
 class CheXbert(nn.Module):
@@ -91,10 +75,6 @@ class CheXbert(nn.Module):
             classes = torch.stack([one.argmax(dim=1) for one in logits], dim=1).cpu().numpy()  # [B,14]
             out[np.ix_(rows, columns)] = np.array(CLASSES, dtype=np.float32)[classes]
         return out
-
-
-def _by_rules(reports: Sequence[str]) -> np.ndarray:
-    return np.array([labels_of(report) for report in reports], dtype=np.float32).reshape(-1, len(FINDINGS))
 
 
 def _read(folder: Path) -> dict[str, Tensor]:

@@ -10,8 +10,8 @@ from torchmetrics import Metric
 from datamodules.reports.keywords import Keywords, parse
 from datamodules.reports.labels import FINDINGS
 from datamodules.reports.phrases import lexicon
-from lightning_modules.networks.chexbert import Labeler, rules_or_network
 from lightning_modules.networks.copying import CopiedNgrams
+from lightning_modules.networks.labelers import Labeler, rules_or_network
 from lightning_modules.networks.language_model import Codec
 from lightning_modules.networks.ngram import NgramModel
 from lightning_modules.networks.text_metrics import DistinctNgrams, Lengths, Ratio, SelfBleu
@@ -59,8 +59,8 @@ class ReportMetrics(nn.Module):
     - `coverage`: share of asked keywords stated with the right status, side and severity.
     - `contradiction`, `unasked`, `verified`, `guided` (written sentence by sentence): shares of texts.
     - `finding_f1`: micro F1 of the findings that the texts state against those asked.
-    - `finding_f1_reader`: the same as a CheXbert reads the texts, where one is given: they are written until the
-      rules find no fault in them, so that only another reader tells whether the rules are right.
+    - `finding_f1_reader`: the same as a CheXbert or RadGraph reads the texts, where one is given: they are written
+      until the rules find no fault in them, so that only another reader tells whether the rules are right.
     - `perplexity`: of the test reports given their keywords, a sub-word; `perplexity_word` a white-space word, beside
       `perplexity_word_without_keywords` of the same weights and `perplexity_word_ngram` of the baseline.
     - `distinct1`, `distinct2`, `distinct3`, `self_bleu`: diversity over all texts.
@@ -89,11 +89,12 @@ class ReportMetrics(nn.Module):
         self.lengths = Lengths()
 
     def reset(self) -> None:
-        """Forget all texts, and open the CheXbert where there is one.
+        """Forget all texts, and open the reader where there is one.
 
         Raises:
             FileNotFoundError: if its folder lacks a file.
             ValueError: if its weights are others.
+            ImportError: if its package is not installed.
         """
         if self.reader is not None:
             self.labelers["finding_f1_reader"] = rules_or_network(self.reader, device=self.coverage.device)

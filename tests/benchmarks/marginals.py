@@ -23,7 +23,7 @@ import numpy as np
 from datamodules.reports.keyword_rows import read_rows
 from datamodules.reports.keyword_sampler import uniform
 from datamodules.reports.labels import FINDINGS
-from lightning_modules.networks.chexbert import rules_or_network
+from lightning_modules.networks.labelers import rules_or_network
 from tests.benchmarks.record import write
 
 MOST_POINTS = 2.0  # that a share may be off
@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--share", type=float, help="as it was given to `keywords`")
     parser.add_argument("--normal", type=float, help="as it was given to `keywords`")
     parser.add_argument("--marginals", type=json.loads, default={}, help="as it was given to `keywords`")
-    parser.add_argument("--labeler", default="rules", help="what reads the texts: rules, or the folder of a CheXbert")
+    parser.add_argument("--labeler", default="rules", help="rules, or the folder of a CheXbert or RadGraph")
     parser.add_argument("--name", default="marginals", help="of the file under runs/benchmarks/")
     given = parser.parse_args(argv)
     asked = dict(given.marginals)

@@ -1,4 +1,4 @@
-"""CheXbert's form on a network of a few weights: heads, order, both kinds of file, and one interface with the rules."""
+"""CheXbert's form on a network of a few weights: heads, order, both kinds of file, and the prompter's measure."""
 
 from pathlib import Path
 
@@ -6,41 +6,20 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from datamodules.reports.keywords import Keywords
 from datamodules.reports.labels import FINDINGS
-from lightning_modules.networks.chexbert import HEADS, CheXbert, rules_or_network
+from lightning_modules.networks.chexbert import HEADS, CheXbert
 from lightning_modules.networks.language_model import train_codec
 from lightning_modules.networks.report_metrics import Baseline, ReportMetrics
 from lightning_modules.networks.written import Request, read_back
-
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "no", "effusion", "edema", "nodule", "."]
+from tests.lightning_modules import tiny_readers
+from tests.lightning_modules.tiny_readers import CHEXBERT_WORDS as WORDS
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A CheXbert of two layers and nine words."""
-    torch.manual_seed(0)
-    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    ).save_pretrained(tmp_path)
-    config = BertConfig(
-        vocab_size=len(WORDS), hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
-    )
-    config.save_pretrained(tmp_path)
-    weights = {f"bert.{name}": tensor.clone() for name, tensor in BertModel(config).state_dict().items()}
-    for n, name in enumerate(HEADS):
-        classes = 2 if name == "No Finding" else 4
-        weights[f"linear_heads.{n}.weight"] = torch.randn(classes, 8)
-        weights[f"linear_heads.{n}.bias"] = torch.zeros(classes)
-    save_file(weights, tmp_path / "model.safetensors")
-    return tmp_path
+    return tiny_readers.chexbert(tmp_path)
 
 
 def change(folder: Path, name: str, tensor: torch.Tensor | None) -> None:
@@ -105,17 +84,6 @@ def test_other_weights_and_missing_files_are_named(folder: Path, tmp_path: Path)
         CheXbert(tmp_path / "nowhere")
 
 
-def test_rules_and_network_share_an_interface(folder: Path) -> None:
-    texts = ["Small left effusion. No edema.", ""]
-    rules = rules_or_network("rules")(texts)
-    assert rules[0, FINDINGS.index("Pleural Effusion")] == 1
-    assert rules[0, FINDINGS.index("Edema")] == 0
-    network = rules_or_network(str(folder))(texts)
-    assert network.shape == rules.shape == (2, 14)
-    assert network.dtype == rules.dtype == np.float32
-    assert rules_or_network("rules")([]).shape == rules_or_network(str(folder))([]).shape == (0, 14)
-
-
 def test_the_prompter_is_measured_by_it_beside_the_rules(folder: Path) -> None:
     blank, present = torch.tensor([1.0, 0, 0, 0]), torch.tensor([0.0, 1, 0, 0])
     for n, name in enumerate(HEADS):
@@ -135,5 +103,5 @@ def test_the_prompter_is_measured_by_it_beside_the_rules(folder: Path) -> None:
     # Edema in both texts, an edema and an effusion asked: one of both.
     assert values == {"finding_f1": 1.0, "finding_f1_reader": 0.5}
     assert not [name for name in metrics.state_dict() if "bert." in name]
-    with pytest.raises(FileNotFoundError, match=r"config.json is missing; expected a folder"):
+    with pytest.raises(FileNotFoundError, match=r"config.json is missing; expected \"rules\", a folder of CheXbert"):
         ReportMetrics(seed=0, reader=str(folder / "nowhere")).reset()

@@ -8,7 +8,7 @@ import torch
 from torchmetrics.functional.text import bleu_score
 
 from datamodules.reports.keywords import Keywords
-from lightning_modules.networks.chexbert import rules_or_network
+from lightning_modules.networks.labelers import rules_or_network
 from lightning_modules.networks.language_model import train_codec
 from lightning_modules.networks.ngram import NgramModel
 from lightning_modules.networks.report_metrics import Baseline, ReportMetrics, asked_findings, stated_findings
