@@ -5,6 +5,7 @@ Standard library and numpy only.
 """
 
 import functools
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
@@ -17,8 +18,14 @@ from datamodules.reports.phrases import Match, lexicon, sentences, tokenize
 from datamodules.reports.places import find_places, split_sides
 from datamodules.reports.statuses import find_pathologies
 
-# What a question asks is no finding; a bare "?" is also written before what is suspected.
+# What a question asks is no finding; "pneumonia?" is a suspicion.
 QUESTIONS = frozenset(["are", "can", "could", "did", "do", "does", "has", "have", "is", "was", "were", "what"])
+# What calls a study or a part of it normal.
+NORMALITY = re.compile(
+    r"\b(?:normal|normally|unremarkable|clear|negative|"
+    r"no (?:\w+ ){0,3}(?:abnormality|abnormalities|disease|finding|findings|process))\b",
+    re.IGNORECASE,
+)
 # How a sentence begins that says what the finding of the one before is: first word → it or the word behind it.
 ANAPHORS = {
     "this": ("this",),
@@ -115,11 +122,13 @@ def _placed(mention: Mention, before: list[Mention]) -> Mention:
 def labels_of(report: str) -> np.ndarray:
     """The 14 CheXpert labels that a report states, float32 [14].
 
-    Those of its mentions, see `labels_from`; an empty report gives NaN throughout.
+    Those of its mentions, see `labels_from`. NaN throughout where nothing is said that these rules know: a text that
+    names no pathology and calls nothing normal or clear, as an empty one, is not thereby a normal study.
     """
-    if not report.strip():
+    found = extract(report)
+    if not any(mention.kind == "pathology" for mention in found) and not NORMALITY.search(report):
         return np.full(len(FINDINGS), np.nan, dtype=np.float32)
-    return labels_from(extract(report))
+    return labels_from(found)
 
 
 def labels_from(mentions: Iterable[Mention]) -> np.ndarray:

@@ -66,6 +66,13 @@ def find_severity(sentence: Sentence, found: list[Finding], k: int) -> str | Non
             return severity
         if i < f.first and (text in JOINTS or sentence.verb(i) or sentence.ends(i)):
             break
+    # "Left effusion, small", "effusion: small left"
+    if f.last + 1 < high and sentence.tokens[f.last].text in (",", ":"):
+        cover = sentence.cover[f.last + 1]
+        if cover is not None and cover.value("severity") is not None:
+            ends = cover.last == len(sentence.tokens) or sentence.tokens[cover.last].text == ","
+            if ends or sentence.tokens[f.last].text == ":":
+                return cover.value("severity")
     # "The effusion is small": only behind a verb; "effusion and a small nodule" does not lend its adjective.
     verb = False
     for i in range(f.last, high):

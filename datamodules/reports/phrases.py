@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 SCHEMA = 2
 # A number with its decimals is one token, so that "1.5 cm" does not end a sentence.
 TOKEN = re.compile(r"\d+\.\d+|[a-z0-9]+|[.?,:/()]")
-SENTENCE_END = re.compile(r"[;?!]|(?<!\bvs)(?<!\bdr)\.(?!(?<=\d\.)\d)|\n[ \t]*\n", re.IGNORECASE)
+SENTENCE_END = re.compile(r"[;!]|(?<=[\w?])\?(?=\s|$)|(?<!\bvs)(?<!\bdr)\.(?!(?<=\d\.)\d)|\n[ \t]*\n", re.IGNORECASE)
 ALTERNATIVES = re.compile(r"\{([^{}]*)\}")
 CUES = (
     "absent_before",
@@ -142,7 +142,7 @@ def sentences(text: str) -> Iterator[tuple[int, str]]:
     """Where each sentence starts, and the sentence without its end but for a question mark.
 
     Ends are full stops, semicolons, question and exclamation marks and empty lines, but not the point of a number, nor
-    that of "vs.".
+    that of "vs.", nor a question mark before what is suspected: "right opacity, ? pneumonia".
     """
     start = 0
     for match in SENTENCE_END.finditer(text):

@@ -14,6 +14,8 @@ DESCRIBING = frozenset(
 )
 
 
+# What an effusion does, between its side and itself.
+LYING = frozenset(["dependent", "free", "layering", "loculated", "pleural"])
 # Phrases between a sign and its explanation that say more of the sign.
 PASSED = frozenset(["anatomy", "side", "usual_side", "quality", "not_a_cue", "not_a_side"])
 # First words of phrases that end the reach of a cue and yet lead to an explanation: "in the setting of fever".
@@ -261,7 +263,10 @@ def _side_before(sentence: Sentence, i: int, low: int) -> bool:
     while i >= low:
         cover = sentence.cover[i]
         if cover is None:
-            return False
+            if sentence.tokens[i].text not in DESCRIBING:  # "right upper and left lower lobe opacities"
+                return False
+            i -= 1
+            continue
         if cover.value("side") is not None:
             return True
         if cover.value("anatomy") is None:
@@ -273,6 +278,9 @@ def _side_before(sentence: Sentence, i: int, low: int) -> bool:
 def split_sides(sentence: Sentence, f: Finding) -> list[tuple[Side | None, str | None]]:
     """The two (side, severity) of "moderate left and small right effusions", else nothing."""
     behind = f.first
+    # "mild left and moderate right basilar atelectasis", "small left and large right layering effusions"
+    while behind and (_anatomical(sentence, behind - 1) or sentence.tokens[behind - 1].text in LYING):
+        behind -= 1
     told: list[str | None] = []
     for kind in ("side", "severity", "", "side", "severity"):
         cover = sentence.cover[behind - 1] if behind else None
@@ -287,6 +295,12 @@ def split_sides(sentence: Sentence, f: Finding) -> list[tuple[Side | None, str |
     if {first, second} != {"left", "right"}:
         return []
     return [(first, other), (second, one)]  # type: ignore[list-item]
+
+
+def _anatomical(sentence: Sentence, i: int) -> bool:
+    """Whether token i belongs to a place that names no side."""
+    cover = sentence.cover[i]
+    return cover is not None and cover.value("anatomy") is not None and cover.value("side") is None
 
 
 def _merge(sides: list[str | None]) -> Side | None:

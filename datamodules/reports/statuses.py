@@ -41,6 +41,9 @@ class _Reader:
         if any(k >= i for k in self.alternatives):
             return False
         after = self.at.get(i + 1)
+        # "No pneumothorax, effusion is small": a finding with its own verb and degree.
+        if after is not None and after.value("pathology") and self._is_graded(after.last):
+            return True
         # "No consolidation, large effusion/pneumothorax": what is denied is seldom small.
         if after is not None and after.value("severity") == "large" and self.tokens[-2].text == "/":
             return False
@@ -48,6 +51,11 @@ class _Reader:
             after.value("severity") is not None or after.value("uncertain_adjective") is not None
         )
         return new or self.tokens[i + 1].text in self.words.functions["articles"]
+
+    def _is_graded(self, i: int) -> bool:
+        """Whether a verb and a severity stand at token i."""
+        degree = self.at.get(i + 1)
+        return i < len(self.tokens) and self.sentence.verb(i) and degree is not None and bool(degree.value("severity"))
 
     def forward(self) -> list[Finding]:
         """Pathologies with the status that cues before them give."""
@@ -186,19 +194,22 @@ class _Reader:
         """Let cues that stand behind ("is not seen", "cannot be excluded") act on what precedes them."""
         for match in self.matches:
             kinds = {role.kind for role in match.roles}
-            if "absent_after" in kinds:
+            answer = ":" in (self.tokens[match.first].text, self.tokens[match.first - 1].text if match.first else "")
+            last = match.last == len(self.tokens)
+            if "absent_after" in kinds or ("absent_before" in kinds and answer and last):  # "Pneumothorax: no."
                 status: Status = "absent"
             elif "uncertain_after" in kinds:
                 status = "uncertain"
             else:
                 continue
             both_ways = self.tokens[match.first].text in ("versus", "vs")
+            whole = self.tokens[match.first].text == "if"  # "effusions are small if present"
             if kinds & {"absent_before", "uncertain_adjective", "uncertain_before"} and not (
-                both_ways or self._closes(match)
+                both_ways or (answer and last) or self._closes(match)
             ):
                 continue
             i = match.first - 1
-            listed = said = False
+            said, listed = False, answer  # "Pneumothorax, effusion: none"
             while i >= 0 and not self.sentence.ends(i):
                 cover = self.cover[i]
                 listed |= self.tokens[i].text in ("or", "and", "nor", "/")
@@ -208,7 +219,7 @@ class _Reader:
                 # "Right opacity, atelectasis versus pneumonia": the sign itself is not in doubt.
                 if both_ways and (self.tokens[i].text == "," or self.tokens[i].text in CONCLUDING):
                     break
-                if cover is None and self.tokens[i].text in self.words.functions["verbs"] and i < match.first - 1:
+                if cover is None and self.sentence.verb(i) and i < match.first - 1 and not whole:
                     break
                 if cover is not None and any(role.kind.endswith("_after") for role in cover.roles):
                     break

@@ -30,7 +30,7 @@ def vocabulary() -> Vocabulary:
 
 def measured(studies: list[Study]) -> dict[str, float]:
     """Shares of the findings, as the extractor reads them from the keywords written one a sentence."""
-    labels = np.array([labels_of(". ".join((*s.keywords.pathology, "Heart"))) for s in studies])
+    labels = np.array([labels_of(". ".join((*s.keywords.pathology, "Normal heart"))) for s in studies])
     return {name: float(np.isin(labels[:, i], (1, -1)).mean()) for i, name in enumerate(FINDINGS)}
 
 
