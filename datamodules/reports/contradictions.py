@@ -6,7 +6,7 @@ A text in the making is checked sentence by sentence, so whatever contradicts he
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from datamodules.reports.mentions import Mention
@@ -20,6 +20,8 @@ NORMAL_DENIES: Mapping[str, frozenset[str]] = {
     "lung": frozenset(["Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia", "Atelectasis"]),
     "pulmonary vasculature": frozenset(["Edema"]),
 }
+# What one chest cannot have at once.
+EXCLUSIVE = (frozenset(["hyperinflation", "hypoinflation"]),)
 # "Lungs are clear. Calcified nodule at the right apex." is said by radiologists, of a mass it is not.
 BESIDE_CLEAR_LUNGS = frozenset(["nodule"])
 # What "no acute disease" denies. Old and slow findings go with it (granuloma, nodule, degenerative change), and so do
@@ -96,6 +98,11 @@ class Denial(NamedTuple):
 def overlap(a: str | None, b: str | None) -> bool:
     """Whether what is said of one side is said of the other too; None is any side."""
     return a == b or a is None or b is None or "bilateral" in (a, b)
+
+
+def exclusive(words: Collection[str]) -> bool:
+    """Whether some of these pathologies exclude each other."""
+    return any(pair <= set(words) for pair in EXCLUSIVE)
 
 
 def denials(text: str) -> Iterator[Denial]:

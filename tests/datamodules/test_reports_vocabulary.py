@@ -185,6 +185,13 @@ def test_target_marginals_are_reached(vocabulary: Vocabulary) -> None:
         vocabulary.set_weights({"Edema": 1.5})
 
 
+def test_sets_that_no_chest_has_are_not_drawn() -> None:
+    found = mine(["Hyperinflation. Low lung volumes.", "Hyperinflation.", "Hyperinflation."], min_count=1)
+    assert found.sets == {"hyperinflation ; hypoinflation": 1, "hyperinflation": 2}
+    sets, weights = found.set_weights()
+    assert (sets, weights.tolist()) == ([("hyperinflation",)], [1.0])
+
+
 def test_shares_that_exclude_each_other_are_an_error(vocabulary: Vocabulary) -> None:
     # Pneumonia is stated with an effusion only.
     with pytest.raises(ValueError, match=r"cannot be had together \(.*Pneumonia: asked 0\.5, near it 0\."):
