@@ -1,17 +1,23 @@
 """Keywords that somebody typed: read as what they claim, refused where one claims the opposite of another."""
 
+import functools
 import itertools
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from datamodules.reports.contradictions import AIRSPACE, EXCLUSIVE, NORMAL_DENIES
 from datamodules.reports.keywords import NORMAL, Keyword, Keywords, parse
 from datamodules.reports.mentions import extract
 from datamodules.reports.modifiers import Status
 from datamodules.reports.phrases import lexicon
+from datamodules.reports.stop_words import read_stop_words
 
-# "Lungs are clear": denied by no phrase list, since it names no finding.
-CLEAR_LUNGS = frozenset(["Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia", "Atelectasis"])
+# CheXpert's hierarchy: what is denied → the findings that are kinds of it. Not so for the mediastinum: it need not be
+# wide beside a large heart.
+KINDS = {"opacity": NORMAL_DENIES["lung"] - {"Lung Opacity"}, "consolidation": frozenset(["Pneumonia"])}
+# Whoever denies an infiltrate speaks of these alone.
+AIRSPACE_KINDS = frozenset(["Consolidation", "Pneumonia"])
 CLEAR = re.compile(r"\b(clear|normal|unremarkable)\b")
 
 
@@ -63,8 +69,12 @@ def read_keywords(texts: Sequence[str]) -> Keywords:
         texts: see `check_consistent`.
 
     Raises:
-        ValueError: if two contradict each other, or one is not understood.
+        ValueError: if two contradict each other, or one is not understood, or it gives a side or a degree to what has
+            none.
     """
+    for text in texts:
+        for claim in claims_of(text):
+            _check_modifiers(claim)
     check_consistent(texts)
     anatomy: dict[str, None] = {}
     pathology: dict[str, None] = {}
@@ -104,7 +114,7 @@ def claims_of(text: str) -> list[Claim]:
         )
     claims = [Claim(text, m.word, m.status, m.side, m.severity) for m in mentions if m.kind == "pathology"]
     if not claims and mentions[0].word in ("lung", "bilateral lung") and CLEAR.search(text.lower()):
-        return [Claim(text, None, "absent", findings=CLEAR_LUNGS)]
+        return [Claim(text, None, "absent", findings=NORMAL_DENIES["lung"])]
     return claims
 
 
@@ -122,10 +132,10 @@ def _clash(a: Claim, b: Claim) -> str | None:
             return None
         label = lexicon().entities[other.word].label
         return f"{other.word} is a finding" if not general.findings or label in general.findings else None
-    if a.word != b.word:
-        return None
     if {a.side, b.side} == {"left", "right"}:
         return None
+    if a.word != b.word:
+        return _clash_of_words(a, b) or _clash_of_words(b, a)
     statuses = {a.status, b.status}
     if statuses == {"absent"}:
         return None
@@ -138,3 +148,37 @@ def _clash(a: Claim, b: Claim) -> str | None:
     if a.side != b.side:
         return f"{a.word} is given for {a.side or 'no'} side and for {b.side or 'no'} side"
     return f"{a.word} is given twice for one side"
+
+
+def _clash_of_words(a: Claim, b: Claim) -> str | None:
+    if a.word is None or b.word is None or b.status == "absent":
+        return None
+    if a.status != "absent":
+        return f"no chest has {a.word} and {b.word}" if frozenset([a.word, b.word]) in EXCLUSIVE else None
+    narrow = a.word == "opacity" and AIRSPACE.search(a.text)
+    kinds = AIRSPACE_KINDS if narrow else KINDS.get(a.word, frozenset())
+    if a.severity is None and lexicon().entities[b.word].label in kinds:
+        return f"{b.word} is a kind of {a.word}, which is denied"
+    return None
+
+
+def _check_modifiers(claim: Claim) -> None:
+    if claim.word is None:
+        return
+    write = Keyword(claim.word, "pathology", claim.severity, claim.side, claim.status == "uncertain")
+    if claim.side is not None and not lexicon().entities[claim.word].lateral:
+        raise ValueError(
+            f"the keyword {claim.text!r} gives a side to {claim.word}, which has none; write "
+            f"{str(replace(write, side=None))!r}"
+        )
+    reason = _without_severity().get(claim.word)
+    if claim.severity is not None and reason is not None:
+        raise ValueError(
+            f"the keyword {claim.text!r} gives a degree to {claim.word}: {reason}; write "
+            f"{str(replace(write, severity=None))!r}"
+        )
+
+
+@functools.cache
+def _without_severity() -> Mapping[str, str]:
+    return read_stop_words().without_severity

@@ -6,7 +6,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from datamodules.reports.drawing import NOWHERE, Drawer, Study, choose
+from datamodules.reports.contradictions import exclusive
+from datamodules.reports.drawing import NOWHERE, Drawer, Study, barred_side, choose, denies
 from datamodules.reports.keywords import SIDES, Keyword, of_mentions, parse
 from datamodules.reports.mentions import extract
 from datamodules.reports.phrases import lexicon
@@ -62,7 +63,7 @@ def counterfactual(
     alone = [k for k in range(len(study.pathology)) if _alone(study, k)]
     if change == "removed":
         return _removed(study, int(rng.choice(alone)), drawer) if alone else None
-    options = [(k, new) for k in alone for new in _others(study.pathology[k], change, drawer)]
+    options = [(k, new) for k in alone for new in _others(study, k, change, drawer)]
     if view == "LATERAL" and change == "side":
         options = []
     if not options:
@@ -126,6 +127,8 @@ def _added(study: Study, drawer: Drawer, rng: np.random.Generator, view: str | N
     beside: dict[str, int] = {}
     for name, count in drawer.vocabulary.sets.items():
         words = set(name.split(" ; ")) if name else set()
+        if exclusive(words | present):
+            continue
         for word in words - present:
             if present <= words and len(words) == len(present) + 1:
                 together[word] = together.get(word, 0) + count
@@ -141,7 +144,7 @@ def _added(study: Study, drawer: Drawer, rng: np.random.Generator, view: str | N
             break
     else:
         return None
-    drawn = drawer.study((choose(dict(sorted(weights.items())), rng),), rng=rng, view=view)
+    drawn = drawer.study((choose(dict(sorted(weights.items())), rng),), rng=rng, view=view, beside=study.pathology)
     new, place = drawn.pathology[0], drawn.places[0]
     # The heart that was described as normal is where the cardiomegaly is now.
     subjects = {part for rule in lexicon().composed if rule.word == new.word for part in rule.anatomy}
@@ -149,19 +152,20 @@ def _added(study: Study, drawer: Drawer, rng: np.random.Generator, view: str | N
     changed = Study(
         (*study.pathology, new),
         (*study.places, taken[0] if taken else place),
-        tuple(word for word in study.background if word not in taken),
+        tuple(word for word in study.background if not denies(word, (new,))),
     )
     return Counterfactual(changed, "added", None, str(new))
 
 
-def _others(keyword: Keyword, change: Change, drawer: Drawer) -> list[Keyword]:
-    """The keyword with each other side, or severity, that the reports give this word."""
+def _others(study: Study, k: int, change: Change, drawer: Drawer) -> list[Keyword]:
+    """Keyword k with each other side, or severity, that the reports give this word."""
+    keyword, rest = study.pathology[k], study.pathology[:k] + study.pathology[k + 1 :]
     own = keyword.side if change == "side" else keyword.severity
     if own is None:
         return []
     forms = [form for form, weight in drawer.forms.get(keyword.word, {}).items() if weight > 0]
     if change == "side":
-        sides = sorted({form.side for form in forms if form.side} - {own})
+        sides = sorted({form.side for form in forms if form.side} - {own, barred_side(keyword.word, rest)})
         return [dataclasses.replace(keyword, side=side) for side in sides]
     severities = sorted({form.severity for form in forms if form.severity} - {own})
     return [dataclasses.replace(keyword, severity=severity) for severity in severities]
@@ -180,5 +184,6 @@ def _with(study: Study, k: int, keyword: Keyword, place: str) -> Study:
     return Study(
         (*study.pathology[:k], keyword, *study.pathology[k + 1 :]),
         (*study.places[:k], place, *study.places[k + 1 :]),
-        study.background,
+        # The right lung is not clear any more where the opacity has moved there.
+        tuple(word for word in study.background if word == place or not denies(word, (keyword,))),
     )

@@ -4,10 +4,12 @@ The same strings are mined from reports (`keywords_of`), drawn by the vocabulary
 against what it wrote (`verify`).
 """
 
+import functools
 from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from datamodules.reports.contradictions import contradicted
 from datamodules.reports.mentions import Mention, extract
 from datamodules.reports.phrases import lexicon
 
@@ -63,7 +65,7 @@ class Verification:
 
     Attributes:
         missing: asked keywords that the text does not state with that status, side and severity.
-        contradicting: asked pathologies that the text also, or only, denies.
+        contradicting: asked pathologies that the text also, or only, denies, or states in another way too.
         unasked: pathologies that the text states, or a side of them, and nobody asked for.
     """
 
@@ -77,6 +79,7 @@ class Verification:
         return not (self.missing or self.contradicting or self.unasked)
 
 
+@functools.lru_cache(maxsize=16384)
 def parse(text: str) -> Keyword:
     """The inverse of `str(keyword)`.
 
@@ -144,16 +147,16 @@ def keywords_of(report: str, *, words: Container[str] | None = None) -> Keywords
 
 
 def verify(report: str, keywords: Keywords) -> Verification:
-    """Compare a text with what was asked.
+    """Compare a text, or the beginning of one, with what was asked.
 
     An asked pathology is found if a mention has its word and status and, where asked, its side and severity. Asked
-    "bilateral" is also found where left and right are stated one by one.
+    "bilateral" is also found where left and right are stated one by one, and anatomy without a side on any side. What
+    contradicts is said in `contradictions`.
     """
     mentions = extract(report)
     anatomy = {m.word for m in mentions if m.kind == "anatomy"}
     stated = [m for m in mentions if m.kind == "pathology"]
-    missing = [word for word in keywords.anatomy if word not in anatomy]
-    contradicting = []
+    missing = [word for word in keywords.anatomy if word not in anatomy and not _on_a_side(word, anatomy)]
     asked = [parse(text) for text in keywords.pathology]
     for keyword in asked:
         same = [m for m in stated if m.word == keyword.word]
@@ -162,8 +165,6 @@ def verify(report: str, keywords: Keywords) -> Verification:
         covered = keyword.side in sides or (keyword.side == "bilateral" and {"left", "right"} <= sides)
         if not (covered if keyword.side else sides):
             missing.append(str(keyword))
-        if any(m.status == "absent" and (m.side is None or keyword.side in (None, m.side)) for m in same):
-            contradicting.append(str(keyword))
     unasked: dict[str, None] = {}
     for m in stated:
         if m.status == "absent":
@@ -173,4 +174,12 @@ def verify(report: str, keywords: Keywords) -> Verification:
         fits = m.side is None or bool(asked_sides & {m.side, None, "bilateral"})
         if not of_word or not fits:
             unasked[str(Keyword(m.word, "pathology", m.severity, m.side, m.status == "uncertain"))] = None
-    return Verification(tuple(missing), tuple(contradicting), tuple(unasked))
+    contradicting = tuple(str(keyword) for keyword in contradicted(report, stated, asked))
+    return Verification(tuple(missing), contradicting, tuple(unasked))
+
+
+def _on_a_side(word: str, anatomy: Container[str]) -> bool:
+    """Whether an anatomy word that is not named as such is named with a side, or with both one by one."""
+    bare = word.removeprefix("bilateral ")
+    found = [f"{side} {bare}" in anatomy for side in SIDES]
+    return any(found) if bare == word else all(found[:2])

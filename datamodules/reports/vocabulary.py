@@ -17,6 +17,7 @@ import numpy as np
 
 from datamodules.files import replacing
 from datamodules.reports.bulk import map_mentions
+from datamodules.reports.contradictions import exclusive
 from datamodules.reports.counting import count, left_out
 from datamodules.reports.drawing import Drawer
 from datamodules.reports.fitting import fit_sets
@@ -167,12 +168,14 @@ class Vocabulary:
                 share of reports that state nothing but devices.
 
         Returns:
-            The sets that occurred; float64 [sets], summing to 1.
+            The sets that occurred, but those that no chest can have (`contradictions.EXCLUSIVE`); float64 [sets],
+            summing to 1.
 
         Raises:
             ValueError: if a finding is unknown or no set has it, or if no weights of these sets give all the shares.
         """
-        sets = [tuple(name.split(" ; ")) if name else () for name in self.sets]
+        found = {tuple(name.split(" ; ")) if name else (): count for name, count in self.sets.items()}
+        sets = [words for words in found if not exclusive(words)]
         has = {}
         for finding, share in (target_marginals or {}).items():
             if finding not in FINDINGS or not 0 <= share <= 1:
@@ -182,7 +185,7 @@ class Vocabulary:
             has[finding] = np.array([finding in self.findings_of(words) for words in sets])
             if share > 0 and not has[finding].any():
                 raise ValueError(f"target marginal {finding!r}: no training report states it, so it cannot be drawn")
-        counts = np.array(list(self.sets.values()), dtype=np.float64)
+        counts = np.array([found[words] for words in sets], dtype=np.float64)
         return sets, fit_sets(counts / counts.sum(), has=has, shares=dict(target_marginals or {}))
 
     def from_labels(self, labels: np.ndarray, rng: np.random.Generator, *, view: str | None = None) -> Keywords:

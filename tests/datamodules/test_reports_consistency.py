@@ -24,6 +24,11 @@ CLASHES = [
     ("no acute findings", "possible hernia", "hernia is a finding"),
     ("lungs are clear", "right consolidation", "consolidation is a finding"),
     ("no large effusion", "large effusion", "denied and stated"),
+    ("hyperinflation", "hypoinflation", "no chest has"),
+    ("no opacity", "pneumonia", "pneumonia is a kind of opacity, which is denied"),
+    ("no opacity", "possible left nodule", "nodule is a kind of opacity, which is denied"),
+    ("no left infiltrate", "left consolidation", "consolidation is a kind of opacity, which is denied"),
+    ("no consolidation", "pneumonia", "pneumonia is a kind of consolidation, which is denied"),
 ]
 
 
@@ -48,6 +53,11 @@ def test_contradictions_name_both(a: str, b: str, why: str) -> None:
         ["no effusion", "no pneumothorax", "no acute findings"],
         ["lungs are clear", "cardiomegaly", "left pacemaker"],
         ["heart", "heart", "cardiomegaly"],
+        ["no pneumonia", "opacity"],
+        ["no left opacity", "right pneumonia"],
+        ["no infiltrate", "atelectasis"],
+        ["no large opacity", "pneumonia"],
+        ["no widened mediastinum", "cardiomegaly"],
         [],
     ],
 )
@@ -63,6 +73,23 @@ def test_typed_keywords_become_those_of_the_vocabulary() -> None:
     assert read_keywords(["no acute findings"]) == Keywords()
     with pytest.raises(ValueError, match="the keyword 'large left cat' holds no anatomy or pathology"):
         read_keywords(["large left cat"])
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("left cardiomegaly", "gives a side to cardiomegaly, which has none; write 'cardiomegaly'"),
+        ("possible mild right emphysema", "gives a side to emphysema, which has none; write 'possible mild emphysema'"),
+        (
+            "severe left central venous catheter",
+            "gives a degree to central venous catheter: a device has no grade; write 'left central venous catheter'",
+        ),
+        ("a large PICC line", "gives a degree to central venous catheter: a device has no grade; write"),
+    ],
+)
+def test_a_side_or_degree_of_what_has_none_is_refused_with_what_to_write(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=f"the keyword '{text}' {why}"):
+        read_keywords(["heart", text])
 
 
 STATEMENTS = ["No effusion.", "Small left effusion.", "Possible pneumonia.", "Right opacity.", "The heart is enlarged."]

@@ -108,6 +108,29 @@ def test_what_cannot_be_changed_gives_none(vocabulary: Vocabulary) -> None:
         changed(normal, "swapped", vocabulary)  # type: ignore[arg-type]
 
 
+def test_a_change_leaves_nothing_that_denies_it() -> None:
+    reports = ["Left opacity. The heart is normal.", "Right opacity. Right pneumonia.", "Left pneumonia."]
+    found = mine([*reports, "Right lung is clear. Hyperinflation.", "Hypoinflation. Hyperinflation."], min_count=1)
+    moved = changed(Study((parse("left opacity"),), ("",), ("right lung", "heart")), "side", found)
+    assert moved is not None
+    assert moved.study == Study((parse("right opacity"),), ("",), ("heart",))
+    both = Study((parse("left opacity"), parse("left pneumonia")), ("", ""))
+    assert changed(both, "side", found) is None
+    for seed in range(20):
+        added = changed(Study((parse("left opacity"),), ("",)), "added", found, seed)
+        assert added is not None
+        assert added.after == "left pneumonia"
+        # With hyperinflation the reports have nothing but its opposite.
+        assert changed(Study((parse("hyperinflation"),), ("",)), "added", found, seed) is None
+
+
+def test_no_degree_that_the_reports_hardly_have() -> None:
+    reports = ["Severe degenerative change."] * 60 + ["Mild degenerative change."] * 60
+    found = mine([*reports, "Large degenerative change."], min_count=1)
+    new = {c.after for seed in range(20) if (c := changed(study_of(reports[0]), "severity", found, seed))}
+    assert new == {"mild degenerative change"}
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(REPORTS), st.sampled_from(CHANGES), st.integers(0, 1000))
 def test_exactly_one_finding_differs(vocabulary: Vocabulary, report: str, change: Change, seed: int) -> None:

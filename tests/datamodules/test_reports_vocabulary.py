@@ -166,7 +166,7 @@ def test_verification_names_what_is_missing_denied_and_added() -> None:
     assert verify("Small left effusion. Possible pneumonia. The heart is normal.", asked).verified
     check = verify("No effusion. Pneumonia. Right nodule.", asked)
     assert check.missing == ("heart", "small left pleural effusion", "possible pneumonia")
-    assert check.contradicting == ("small left pleural effusion",)
+    assert check.contradicting == ("small left pleural effusion", "possible pneumonia")
     assert check.unasked == ("right nodule",)
     assert verify(
         "Small left effusion and small right effusion.", Keywords((), ("small left pleural effusion",))
@@ -183,6 +183,13 @@ def test_target_marginals_are_reached(vocabulary: Vocabulary) -> None:
         vocabulary.set_weights({"Fracture": 0.5})
     with pytest.raises(ValueError, match=r"'Edema': 1\.5 is not a share"):
         vocabulary.set_weights({"Edema": 1.5})
+
+
+def test_sets_that_no_chest_has_are_not_drawn() -> None:
+    found = mine(["Hyperinflation. Low lung volumes.", "Hyperinflation.", "Hyperinflation."], min_count=1)
+    assert found.sets == {"hyperinflation ; hypoinflation": 1, "hyperinflation": 2}
+    sets, weights = found.set_weights()
+    assert (sets, weights.tolist()) == ([("hyperinflation",)], [1.0])
 
 
 def test_shares_that_exclude_each_other_are_an_error(vocabulary: Vocabulary) -> None:
