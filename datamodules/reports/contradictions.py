@@ -3,7 +3,6 @@
 A text in the making is checked sentence by sentence, so whatever contradicts here does so whatever follows.
 """
 
-import dataclasses
 import functools
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -38,9 +37,6 @@ OTHERS = re.compile(
     r"\b(?:other|additional|further|new|else|acute|suspicious)\b[^.;]{0,30}\Z|\bno ___[^.;]{0,20}\Z", re.IGNORECASE
 )
 _BEFORE = 40  # characters in which that stands
-# "Enlarged heart, moderate in degree.": a degree behind a comma, which is none of the mention's.
-_DEGREES = {"slight": "mild", "minimal": "mild", "marked": "severe"} | {name: name for name in GRADES}
-_BEHIND = re.compile(rf", ({'|'.join(_DEGREES)})(?: in (?:degree|size|extent|severity))?\s*(?:[.;]|\Z)", re.IGNORECASE)
 
 _LIMITED = re.compile(
     r"\b(?:otherwise|remaind\w+|remaining|rest of|elsewhere|except\w*|aside|apart|other than|but|although|however)\b"
@@ -146,9 +142,6 @@ def contradicted(text: str, mentions: Sequence[Mention], asked: Sequence["Keywor
         if m.status == "absent":
             wrong |= {k for k in near if _denied(text, m, k, mentions)}
             continue
-        behind = _BEHIND.match(text, m.end) if m.severity is None else None
-        if behind:
-            m = dataclasses.replace(m, severity=_DEGREES[behind[1].lower()])
         others = stated.setdefault(m.word, [])
         if not any(_fits(m, k) for k in near) and not _explains(m, others):
             wrong |= set(near)

@@ -8,6 +8,7 @@ from datamodules.reports.phrases import Lexicon, Match, Token
 Status = Literal["present", "absent", "uncertain"]
 Side = Literal["left", "right", "bilateral"]
 
+DEGREES = frozenset(["in degree", "in extent", "in severity", "in size"])
 JOINTS = frozenset(["and", "or", "nor", ",", "/"])
 
 
@@ -66,12 +67,12 @@ def find_severity(sentence: Sentence, found: list[Finding], k: int) -> str | Non
             return severity
         if i < f.first and (text in JOINTS or sentence.verb(i) or sentence.ends(i)):
             break
-    # "Left effusion, small", "effusion: small left"
+    # "Left effusion, small", "cardiac enlargement, moderate in degree", "effusion: small left"
     if f.last + 1 < high and sentence.tokens[f.last].text in (",", ":"):
         cover = sentence.cover[f.last + 1]
         if cover is not None and cover.value("severity") is not None:
-            ends = cover.last == len(sentence.tokens) or sentence.tokens[cover.last].text == ","
-            if ends or sentence.tokens[f.last].text == ":":
+            behind = " ".join(token.text for token in sentence.tokens[cover.last : cover.last + 2])
+            if behind[:1] in ("", ",") or behind in DEGREES or sentence.tokens[f.last].text == ":":
                 return cover.value("severity")
     # "The effusion is small": only behind a verb; "effusion and a small nodule" does not lend its adjective.
     verb = False

@@ -57,6 +57,7 @@ CASES = {
     ],
     "The heart size may be accentuated by low lung volumes.": [("hypoinflation", "present", None, None)],
     "Cardiac enlargement, mild.": [("cardiomegaly", "present", None, "mild")],
+    "Enlarged cardiac silhouette, moderate in degree.": [("cardiomegaly", "present", None, "moderate")],
     "left pleural effusion, small": [("pleural effusion", "present", "left", "small")],
     "Pleural effusion: small left.": [("pleural effusion", "present", "left", "small")],
     "Question left basilar atelectasis.": [("atelectasis", "uncertain", "left", None)],
