@@ -72,7 +72,7 @@ CODE_text := $(CODE_all) $(addprefix $(NETWORKS)/,tokenizer.py transformer.py te
 CODE_aligner := $(CODE_text) lightning_modules/aligner.py $(addprefix $(NETWORKS)/,presence.py pointing.py key_patch_build.py)
 CODE_generator := $(CODE_text) lightning_modules/generator.py $(addprefix $(NETWORKS)/,masked_generator.py sampling.py)
 CODE_prompter := $(CODE_all) lightning_modules/prompter.py lightning_modules/prompter_parts.py \
-  $(addprefix $(NETWORKS)/,tokenizer.py language_model.py adapters.py packing.py examples.py generation.py requests.py \
+  $(addprefix $(NETWORKS)/,tokenizer.py language_model.py adapters.py packing.py examples.py generation.py requests.py prompt_file.py \
   report_writer.py written.py copying.py guided.py text_checks.py instruct.py ngram.py \
   labelers.py chexbert.py radgraph.py report_metrics.py text_metrics.py)
 MEASURES := $(wildcard callbacks/*.py callbacks/*/*.py)
@@ -164,8 +164,8 @@ endif
 $(eval $(call chain,nih,runs/nih/prompts.jsonl))
 
 # Label-only data: the prompter trained on the phantom writes each study's text from its labels and view.
-runs/nih/prompts.jsonl: runs/demo/prompter/fit.done runs/nih/root
-	$(PY) main.py predict $(PROMPTER) -c configs/data/nih.yaml --data.init_args.text_only=false --data.init_args.images=false --run_dir=runs/nih/prompter --ckpt_path=$(call last,runs/demo/prompter)
+runs/nih/prompts.jsonl: runs/demo/prompter/fit.done runs/nih/root configs/experiment/prompter-labels.yaml
+	$(PY) main.py predict $(PROMPTER) -c configs/data/nih.yaml -c configs/experiment/prompter-labels.yaml --run_dir=runs/nih/prompter --ckpt_path=$(call last,runs/demo/prompter)
 	cp runs/nih/prompter/prompts.jsonl $@
 
 # Changes when another folder is given: its images are other data.

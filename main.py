@@ -65,7 +65,7 @@ class CXRSynthCLI(LightningCLI):
             if path and path not in ("best", "last", "hpc", "registry"):
                 raise FileNotFoundError(f"--ckpt_path {path} does not exist; run `python main.py fit` for it first")
             return
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        checkpoint = stages.load_checkpoint(path)
         class_path = arguments.model.class_path
         stage = next(name for name, kind in STAGES.items() if class_path.rsplit(".", 1)[-1] == kind.__name__)
         stages.check_stage(checkpoint, stage=stage, path=path)

@@ -9,6 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from datamodules import keywords_cli, layouts, verify, vocabulary_cli
+from datamodules.config_options import add_config, read_configs
 from datamodules.doctor import cli as doctor
 from datamodules.doctor.recognise import DAMAGE, recognise
 from datamodules.layout_options import add_option, on_command_line, parse_options
@@ -94,21 +95,26 @@ def _add_layout(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--studies", type=int, help="how many phantoms")
     parser.add_argument("--seed", type=int, help="of the phantoms, or of the split where the data set has none")
     add_option(parser)
+    add_config(parser)
 
 
 def _read(given: argparse.Namespace) -> Manifest:
     named = {n: getattr(given, n) for n in ("studies", "seed") if getattr(given, n) is not None}
+    config = read_configs(given.config)
+    given.layout, given.root = given.layout or config.get("layout"), given.root or config.get("root")
     if given.root is None and given.studies is None:
         given.root = os.environ.get("CXR_ROOT")
     layout = _layout(given)
-    if layout == "phantom" and "studies" not in named:
+    if layout == "phantom" and "studies" not in {**named, **(config.get("layout_options") or {})}:
         raise ValueError("name a data set with --root <folder or URL>, or how many phantoms with --studies")
     options = parse_options(given.option)
+    # Another layout than the config's has other options.
+    configured = (config.get("layout_options") or {}) if layout == config.get("layout", layout) else {}
     twice = sorted(set(options) & set(named))
     if twice:
         raise ValueError(f"--{twice[0]} and --option {twice[0]}=... are both given; give one of them")
     try:
-        return layouts.read(layout, given.root, **options, **named)
+        return layouts.read(layout, given.root, **(configured | options | named))
     except DAMAGE as error:
         if isinstance(error, ValueError | OSError):
             raise  # the reader's own words

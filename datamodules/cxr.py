@@ -52,6 +52,7 @@ class CXRDataModule(LightningDataModule):
         clues: cache of clues that the aligner's `predict` wrote; adds `clues`.
         prompts: JSON Lines of {"study_id", "report"} written by the prompter. They replace the rows' reports, whose
             report_source becomes "prompter:<digest of the file>": synthetic text, never to be taken for real.
+        prompts_verified: leave out the studies whose text the prompter flagged; how many there are is always said.
         masks: add where each finding is to validation and test batches.
         text_only: serve one row a study without images, also those that have none.
         images: False serves no images, only what is in the caches.
@@ -87,6 +88,7 @@ class CXRDataModule(LightningDataModule):
         tokens: str | None = None,
         clues: str | None = None,
         prompts: str | None = None,
+        prompts_verified: bool = False,
         masks: bool = False,
         text_only: bool = False,
         images: bool = True,
@@ -108,11 +110,10 @@ class CXRDataModule(LightningDataModule):
         self.cache_dir, self.seed = Path(cache_dir).expanduser(), seed
         self.views, self.policy = views, policy
         self.tokens, self.clues, self.prompts = tokens, clues, prompts
-        self.masks, self.text_only = masks, text_only
+        self.prompts_verified, self.masks, self.text_only = prompts_verified, masks, text_only
         self.images = images and not text_only
         self.limit, self.predict_splits = limit, predict_splits or list(SPLITS)
         self.balance, self.augment, self.mirror = balance, augment, mirror
-        self._source: Manifest | None = None
         self._manifest: Manifest | None = None
         self._kept = np.zeros(0, dtype=np.int64)  # the row of `source` of each row of `manifest`
         self._store: tuple[ShardStore | None, np.ndarray] | None = None
@@ -122,21 +123,19 @@ class CXRDataModule(LightningDataModule):
 
     # What is served
 
-    @property
+    @functools.cached_property
     def source(self) -> Manifest:
         """Everything that the layout holds, with the prompts in place of the reports where there are prompts."""
-        if self._source is None:
-            source = read_source(
-                self.layout, self.root, self.layout_options, shards=self.shards, cache_dir=self.cache_dir
-            )
-            self._source = source if self.prompts is None else with_prompts(source, self.prompts)
-        return self._source
+        prompts = self.prompts
+        source = read_source(self.layout, self.root, self.layout_options, shards=self.shards, cache_dir=self.cache_dir)
+        return source if prompts is None else with_prompts(source, prompts, verified_only=self.prompts_verified)
 
     @property
     def manifest(self) -> Manifest:
         """The rows that are served, and in its drops what was left out and why."""
         if self._manifest is None:
-            self._manifest, self._kept = select(self.source, views=self.views, text_only=self.text_only)
+            wanted = {"text_only": self.text_only, "prompts_verified": self.prompts_verified}
+            self._manifest, self._kept = select(self.source, views=self.views, **wanted)
         return self._manifest
 
     @property

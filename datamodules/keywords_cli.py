@@ -111,6 +111,11 @@ def _draws(given: argparse.Namespace, sampler: KeywordSampler) -> Iterator[Study
     if sampler.targets or given.sides or given.severities or given.certain:
         raise ValueError("--ask says what is stated; give it without shares and without --certain")
     texts = [text.strip() for text in given.ask.split(";") if text.strip()]
+    if not texts:
+        raise ValueError(
+            f'--ask is {given.ask!r} and states nothing; expected keywords joined by ";", or --normal 1 in its place '
+            "for studies without findings"
+        )
     sampler.asked(texts)  # refused before anything is written
     return (sampler.asked(texts, index=i) for i in itertools.count())
 

@@ -7,11 +7,16 @@ import numpy as np
 import pandas as pd
 
 from datamodules.manifest import Manifest, Remark
+from datamodules.prompts import FLAGGED, WRITTEN, flagged_studies
 from datamodules.reports.labels import SPLITS
 
 
 def select(
-    source: Manifest, *, views: Sequence[str] | None = None, text_only: bool = False
+    source: Manifest,
+    *,
+    views: Sequence[str] | None = None,
+    text_only: bool = False,
+    prompts_verified: bool = False,
 ) -> tuple[Manifest, np.ndarray]:
     """The rows that can be served.
 
@@ -19,6 +24,7 @@ def select(
         source: everything that was read.
         views: keep these only; None keeps all.
         text_only: one row a study, with a report; else every row with an image.
+        prompts_verified: without the studies whose text the prompter flagged.
 
     Returns:
         The manifest of the kept rows, numbered from 0, and int64 [N], their rows in `source`.
@@ -26,7 +32,7 @@ def select(
     Raises:
         ValueError: when no row is left, with the reasons, what there is, and the option that serves it.
     """
-    frame, drops = source.frame, list(source.drops)
+    frame, drops, notes = source.frame, list(source.drops), source.notes
 
     def keep(rows: pd.Series, reason: str) -> None:
         nonlocal frame
@@ -36,6 +42,9 @@ def select(
 
     if views is not None:
         keep(frame["view"].isin(views), f"view is not one of {list(views)}")
+    if prompts_verified:
+        keep(~frame["study_id"].isin(flagged_studies(source)), FLAGGED)
+        notes = tuple(note for note in notes if note.reason != FLAGGED)
     if text_only:
         keep(frame["report"] != "", "no report")
         keep(~frame["study_id"].duplicated(), "another image of a study that is served as text")
@@ -44,9 +53,11 @@ def select(
     if frame.empty:
         left_out = "; ".join(f"{drop.count} × {drop.reason}" for drop in drops)
         mend = _mend(source.frame, views=views, text_only=text_only)
+        if prompts_verified and any(drop.reason == FLAGGED for drop in drops):
+            mend = "--data.init_args.prompts_verified=false serves the flagged texts too"
         raise ValueError(f"layout {source.source}: none of {len(source)} rows is left: {left_out}; {mend}")
     kept = frame.index.to_numpy(dtype=np.int64)
-    return dataclasses.replace(source, frame=frame.reset_index(drop=True), drops=tuple(drops)), kept
+    return dataclasses.replace(source, frame=frame.reset_index(drop=True), drops=tuple(drops), notes=notes), kept
 
 
 def _mend(frame: pd.DataFrame, *, views: Sequence[str] | None, text_only: bool) -> str:
@@ -106,6 +117,11 @@ def summary(manifest: Manifest, *, size: int, digest: str, limit: int | None) ->
         f"data: {manifest.source} {size} px: {', '.join(f'{name} {text}' for name, text in shown.items())}; "
         f"digest {digest[:12]}; dropped: {dropped}"
     ]
+    written = manifest.frame.loc[manifest.frame["report_source"].str.startswith(WRITTEN), "study_id"].unique()
+    if len(written):
+        flagged = len(flagged_studies(manifest).intersection(written))
+        mend = ", which are served: --data.init_args.prompts_verified=true leaves them out" if flagged else ""
+        lines.append(f"data: {len(written)} studies have a text of the prompter, {flagged} of them flagged{mend}")
     lines += [
         f"data: ERROR in {manifest.source}: {note.count} × {note.reason}; {note.mend}"
         for note in manifest.notes

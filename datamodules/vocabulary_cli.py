@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace, manifest: Manifest) -> int:
     """Mine from the training split, write both files, say what was left out."""
+    for option, value in (("--min-count", given.min_count), ("--max-words", given.max_words)):
+        if value < 1:
+            raise ValueError(f"{option} is {value}; expected 1 or more")
     picture = given.out.with_suffix(".png")
     if picture == given.out:
         raise ValueError(f"--out {given.out} is the picture's name; give the JSON file, e.g. {given.out.stem}.json")
@@ -39,6 +42,8 @@ def run(given: argparse.Namespace, manifest: Manifest) -> int:
         f"vocabulary: {len(found.words)} words from {len(reports)} training reports of {manifest.source} "
         f"(digest {manifest.digest()[:12]}) → {given.out}"
     )
+    for drop in manifest.drops:
+        print(f"not read: {drop.count} × {drop.reason}, e.g. {', '.join(drop.ids[:3])}")
     kinds = Counter(entry.kind for entry in found.entries.values())
     print(f"{kinds['anatomy']} anatomy and {kinds['pathology']} pathology words; what stands together → {picture}")
     reasons: dict[str, list[str]] = {}

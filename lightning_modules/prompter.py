@@ -26,15 +26,16 @@ from lightning_modules.networks.examples import EXCERPT, REPORT, Examples, Varia
 from lightning_modules.networks.instruct import Instruction, chats, report_of
 from lightning_modules.networks.language_model import IGNORED, LanguageModelConfig
 from lightning_modules.networks.packing import can_pack, pack
-from lightning_modules.networks.ranks import distributed, gather_items, sum_over_ranks
+from lightning_modules.networks.prompt_file import PromptFile
+from lightning_modules.networks.ranks import distributed, sum_over_ranks
 from lightning_modules.networks.report_metrics import Baseline, ReportMetrics
 from lightning_modules.networks.report_writer import Sampling, Writer, one_line
-from lightning_modules.networks.requests import MODES, Mode, finished, studies_of, write_prompts
+from lightning_modules.networks.requests import MODES, Mode
 from lightning_modules.networks.text_checks import without_blanks
 from lightning_modules.networks.text_metrics import Ratio
 from lightning_modules.networks.written import Request, Written
 from lightning_modules.optimizers import parameter_groups
-from lightning_modules.prompter_parts import STAGE, Parts, learn_texts, load_parts, new_parts, save_parts
+from lightning_modules.prompter_parts import STAGE, Parts, facts_of, learn_texts, load_parts, new_parts, save_parts
 from lightning_modules.schedule import with_schedule
 
 
@@ -48,9 +49,9 @@ class ReportPrompter(lightning.LightningModule):
         language_model: id or folder of a Hugging Face causal LM to fine-tune instead; read at fit.
         lora: train adapters beside the frozen `language_model`; None trains all of it.
         instruction: with it `language_model` is an instruct model that is asked as it is, without fit or checkpoint.
-        mode: what predict asks for: the words of each study's report ("keywords"), words for its labels ("labels"), the
-            first where there is a report and else the second ("auto"), what can be drawn of its report ("rewrite"), or
-            the keyword sets of the layout `keywords` as they are ("asked").
+        mode: what predict asks for: the words of each study's report ("keywords"), words for its labels ("labels", see
+            configs/experiment/prompter-labels.yaml), the first where there is a report and else the second ("auto"),
+            what can be drawn of its report ("rewrite"), or the sets of the layout `keywords` as they are ("asked").
         min_count: reports that a word must occur in, where the vocabulary is mined here; fewer where there are less
             than 100 × min_count reports.
         variation: how training texts are varied from epoch to epoch.
@@ -107,8 +108,7 @@ class ReportPrompter(lightning.LightningModule):
         self.baseline: Baseline | None = None
         self.validation_loss = Ratio()
         self.metrics = ReportMetrics(seed=seed, reader=reader)
-        self._rows: dict[str, dict[str, Any]] = {}
-        self._unasked: set[str] = set()
+        self.prompts: PromptFile | None = None
 
     # Building: late, since the tokenizer comes from the data
 
@@ -298,22 +298,30 @@ class ReportPrompter(lightning.LightningModule):
 
     def _start(self) -> None:
         if self.model is None and self.instruction is not None:
-            reports = [] if self.vocabulary_path else self._train_reports()
-            self._build(reports)
+            self._build([] if self.vocabulary_path else self._train_reports())
         self._ready()
 
     def on_test_start(self) -> None:
         """Refuse to test without weights; read what the texts are compared with."""
         self._start()
-        reports = self._train_reports()
-        self.baseline = Baseline(reports, codec=self._ready().codec)
+        self.baseline = Baseline(self._train_reports(), codec=self._ready().codec)
         self.metrics.reset()
 
     def on_predict_start(self) -> None:
-        """Refuse to write without weights."""
+        """Refuse to write without weights; take over what an interrupted run has written."""
         self._start()
-        self._rows.clear()
-        self._unasked.clear()
+        parts = self._ready()
+        asked: dict[str, Any] = {"mode": self.mode, "seed": self.seed}
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.prompts = PromptFile(
+            Path(self.trainer.default_root_dir) / "prompts.jsonl",
+            rank=self.global_rank,
+            facts=facts_of(parts, data=data, sampling=self.sampling, instruction=self.instruction, **asked),
+            vocabulary=parts.vocabulary,
+            learnt=self.instruction is None,
+            **asked,
+        )
+        self.prompts.resume()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Write from the keywords of the test reports; `ReportMetrics` says what is measured."""
@@ -336,24 +344,17 @@ class ReportPrompter(lightning.LightningModule):
             self.log(f"{STAGE}/{name}", value.to(self.device), rank_zero_only=False)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
-        """Write one report for each new study; see `mode`.
+        """Write one report for each study that has none yet; see `mode`.
 
         Returns:
             The rows of these studies, as in prompts.jsonl.
         """
-        vocabulary = self._ready().vocabulary
-        done = {study for study in batch["study_id"] if study in self._rows or study in self._unasked}
-        found = studies_of(batch, done=done, mode=self.mode, vocabulary=vocabulary, seed=self.seed)
-        studies = {study: one for study, one in found.items() if one is not None}
-        self._unasked |= found.keys() - studies.keys()
+        assert self.prompts is not None
+        studies = self.prompts.ask(batch)
         written = self.write([s.request for s in studies.values()], seed=self.seed, keys=list(studies))
-        rows = [finished(one.row, text) for one, text in zip(studies.values(), written, strict=True)]
-        self._rows |= {str(row["study_id"]): row for row in rows}
-        return rows
+        return self.prompts.add(studies, written)
 
     def on_predict_epoch_end(self) -> None:
-        """Gather all ranks' rows; rank 0 writes prompts.jsonl, one line a study, sorted by study."""
-        rows = dict(gather_items(list(self._rows.items())))
-        unasked = set(gather_items(sorted(self._unasked))) - set(rows)
-        if self.trainer.is_global_zero:
-            write_prompts(Path(self.trainer.default_root_dir) / "prompts.jsonl", rows, unasked=unasked)
+        """Write prompts.jsonl, one line a study, sorted by study."""
+        assert self.prompts is not None
+        self.prompts.finish()

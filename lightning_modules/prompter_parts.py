@@ -5,10 +5,12 @@ adapters only, and the base model must be found again, with the same weights.
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from datamodules.reports.keywords import keywords_of
@@ -19,6 +21,7 @@ from lightning_modules.networks import adapters
 from lightning_modules.networks.adapters import LoraConfig
 from lightning_modules.networks.copying import CopiedNgrams
 from lightning_modules.networks.examples import EXCERPT, REPORT, prompt
+from lightning_modules.networks.instruct import Instruction
 from lightning_modules.networks.language_model import (
     Codec,
     LanguageModelConfig,
@@ -28,6 +31,8 @@ from lightning_modules.networks.language_model import (
     rebuild,
     train_codec,
 )
+from lightning_modules.networks.prompt_file import code_digest
+from lightning_modules.networks.report_writer import Sampling
 from lightning_modules.networks.text_checks import words_of
 
 STAGE = "prompter"
@@ -143,6 +148,45 @@ def save_parts(parts: Parts, checkpoint: dict[str, Any]) -> None:
     )
     if parts.lora is not None and not parts.lora.keep_base:
         checkpoint["state_dict"] = adapters.without_base(checkpoint["state_dict"], prefix=WEIGHTS)
+
+
+def digest_of(parts: Parts) -> str:
+    """Sha256 of all that decides what the parts write, wherever they came from."""
+    known = None if parts.known is None else sorted(parts.known)
+    copied = None if parts.training is None else parts.training.state()
+    runs = "" if copied is None else adapters.weights_digest({"runs": torch.as_tensor(copied["runs"])})
+    texts = [
+        adapters.weights_digest(parts.model.state_dict()),
+        architecture(parts.model),
+        json.dumps(dataclasses.asdict(parts.codec)),
+        parts.vocabulary.to_json(),
+        json.dumps([known, runs, None if copied is None else float(copied["repeating"])]),
+    ]
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+
+def facts_of(
+    parts: Parts, *, data: Any, sampling: Sampling, instruction: Instruction | None, **asked: Any
+) -> dict[str, Any]:
+    """All that a written text depends on beside its study, as plain data: with the same facts, `predict` resumes.
+
+    Args:
+        parts: what writes.
+        data: the data module; one without a manifest is taken for the same.
+        sampling: how it is written.
+        instruction: of an instruct model.
+        asked: what else counts.
+    """
+    manifest = getattr(data, "manifest", None)
+    return {
+        "weights": digest_of(parts),
+        "code": code_digest(),
+        "data": None if manifest is None else manifest.digest(),
+        **{name: getattr(data, name, None) for name in ("policy", "predict_splits")},
+        **dataclasses.asdict(sampling),
+        "instruction": None if instruction is None else dataclasses.asdict(instruction),
+        **asked,
+    }
 
 
 def load_parts(checkpoint: dict[str, Any], *, model: nn.Module | None, language_model: str | None) -> Parts:

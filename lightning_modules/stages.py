@@ -7,6 +7,7 @@ needs into itself, so that its own checkpoint works when the former file is gone
 
 import dataclasses
 import hashlib
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -92,6 +93,26 @@ def check_stage(checkpoint: Mapping[str, Any], *, stage: str, path: str | Path =
         )
 
 
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint file holds, on the CPU.
+
+    Raises:
+        ValueError: if it cannot be read, most often because it is cut off, with what to do.
+    """
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except PermissionError:
+        raise
+    # What a damaged file raises depends on where it is cut.
+    except (OSError, RuntimeError, EOFError, ValueError, TypeError, KeyError, pickle.UnpicklingError) as error:
+        size = Path(path).stat().st_size
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path} ({size:,} bytes) cannot be read as a checkpoint ({reason}); it is cut off, damaged or none: copy "
+            "it again, take another one of the same folder, or train again with `python main.py fit`"
+        ) from error
+
+
 def open_stage(path: str | Path, *, stage: str) -> StageCheckpoint:
     """Read the checkpoint of a former stage.
 
@@ -104,7 +125,7 @@ def open_stage(path: str | Path, *, stage: str) -> StageCheckpoint:
             f"the {stage} checkpoint {path} does not exist; train that stage first: "
             f"`python main.py fit -c configs/base.yaml -c configs/{stage}.yaml`, or give another path"
         )
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint = load_checkpoint(path)
     check_stage(checkpoint, stage=stage, path=path)
     extra = {k: v for k, v in checkpoint[KEY].items() if k not in ("schema", "stage")}
     return StageCheckpoint(

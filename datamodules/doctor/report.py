@@ -118,6 +118,12 @@ def next_step(diagnosis: Diagnosis, *, options: list[str]) -> str:
     """The command that follows; "" where nothing could be read."""
     if diagnosis.manifest is None:
         return ""
+    if diagnosis.layout == "keywords":
+        return (
+            "python main.py predict -c configs/base.yaml -c configs/prompter.yaml -c "
+            f"configs/experiment/prompter-keywords.yaml --data.root={shlex.quote(diagnosis.root)} "
+            "--ckpt_path=<prompter>"
+        )
     root = f"--layout {diagnosis.layout} --root {shlex.quote(diagnosis.root)}"
     given = "".join(f" --option {shlex.quote(option)}" for option in options)
     if diagnosis.looked is None and diagnosis.layout != "phantom":

@@ -74,13 +74,18 @@ def is_adapter(name: str) -> bool:
     return ".lora_" in name
 
 
-def base_digest(state: Mapping[str, Tensor]) -> str:
-    """Sha256 of the names and values of all weights that belong to no adapter, in order of their names."""
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """Sha256 of the names and values of all weights, in order of their names."""
     digest = hashlib.sha256()
-    for name in sorted(name for name in state if not is_adapter(name)):
+    for name in sorted(state):
         digest.update(name.encode())
-        digest.update(state[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def base_digest(state: Mapping[str, Tensor]) -> str:
+    """The digest of those that belong to no adapter."""
+    return weights_digest({name: value for name, value in state.items() if not is_adapter(name)})
 
 
 def without_base(state: Mapping[str, Tensor], *, prefix: str) -> dict[str, Tensor]:

@@ -41,7 +41,7 @@ def from_jpegs(place: Path) -> dict[str, Any]:
     shards = module(place / "out", place / "cache").train_dataloader()
     files = module(place / "out", place / "cache")
     files.shards, files.store = None, "files"
-    files._source = module(place / "out", place / "cache").source
+    files.source = module(place / "out", place / "cache").source
     reading = files.train_dataloader()
     seconds = interleaved({"shards": lambda: list(shards), "files": lambda: list(reading)}, rounds=ROUNDS)
     return {

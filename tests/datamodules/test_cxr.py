@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from datamodules.cxr import CXRDataModule
 from datamodules.images import read_masks
 from datamodules.manifest import Manifest
+from datamodules.prompts import FLAGGED, flagged_studies
 from datamodules.reports.labels import FINDINGS
 from tests.datamodules.pictures import write_table
 from tests.datamodules.trainers import quiet_trainer
@@ -229,6 +230,35 @@ def test_prompts_replace_reports_and_are_marked(make, tmp_path):
     # Images do not depend on texts, clues do.
     assert data.tokens_key == make().tokens_key
     assert data.clues_key != make().clues_key
+
+
+def test_flagged_prompts_are_counted_and_left_out_when_asked(make, tmp_path, capsys):
+    path = tmp_path / "prompts.jsonl"
+    rows = [{"study_id": f"r{n}", "report": f"written {n}", "verified": n != 22} for n in (20, 22, 23)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = make(prompts=str(path))
+    data.prepare_data()
+    assert (
+        "data: 3 studies have a text of the prompter, 1 of them flagged, which are served: "
+        "--data.init_args.prompts_verified=true leaves them out"
+    ) in capsys.readouterr().out
+    assert [(note.level, note.ids) for note in data.manifest.notes if note.reason == FLAGGED] == [("warning", ("r22",))]
+    strict = make(prompts=str(path), prompts_verified=True)
+    strict.prepare_data()
+    assert collect(strict.test_dataloader(), "report") == ["written 20", "report 21", "written 23"]
+    said = capsys.readouterr().out
+    assert f"dropped: 1 × {FLAGGED}\n" in said
+    assert "data: 2 studies have a text of the prompter, 0 of them flagged\n" in said
+    assert flagged_studies(strict.manifest) == frozenset()
+    # Caches are keyed by what the layout holds, not by what is served of it.
+    assert (strict.tokens_key, strict.clues_key) == (data.tokens_key, data.clues_key)
+    path.write_text(json.dumps(rows[0]) + "\n" + '{"study_id": "r22", "report": "mine"}\n')
+    with pytest.raises(ValueError, match=r"prompts.jsonl: line 2: study r22 does not say whether its text is verified"):
+        _ = make(prompts=str(path), prompts_verified=True).manifest
+    assert flagged_studies(make(prompts=str(path)).manifest) == frozenset()
+    path.write_text('{"study_id": "r22", "report": "mine", "verified": "no"}\n')
+    with pytest.raises(ValueError, match=r"prompts.jsonl: line 1: verified is 'no', expected true or false"):
+        _ = make(prompts=str(path)).manifest
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,7 @@ def test_what_is_asked_is_in_each_set(vocabulary: Path, tmp_path: Path, capsys: 
     ("more", "message"),
     [
         (["--ask", "no effusion; large effusion"], "the keywords 'no effusion' and 'large effusion' contradict"),
+        (["--ask", " ; "], "--ask is ' ; ' and states nothing; expected keywords"),
         (["--ask", "small green cat"], "the keyword 'small green cat' holds no anatomy or pathology"),
         (["--ask", "left nodule"], "the vocabulary does not hold 'nodule' (no report mentions it)"),
         (["--ask", "left pneumonia", "--view", "LATERAL"], "a LATERAL view does not show 'left pneumonia'"),

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules import layouts
 from datamodules.__main__ import main
+from datamodules.phantom import disk
 from datamodules.reports.cooccurrence_picture import cooccurrence_table, draw_cooccurrence
 from datamodules.reports.vocabulary import Vocabulary, mine
 
+ROOT = Path(__file__).parents[2]
 REPORTS = [
     "Opacity in the left lower lobe and in the right lower lobe. The heart is normal.",
     "Opacity in the right lower lobe.",
@@ -61,6 +64,52 @@ def test_both_files_and_what_was_left_out(tmp_path: Path, capsys: pytest.Capture
         assert picture.format == "PNG"
         assert min(picture.size) > 300
     assert sorted(file.name for file in tmp_path.iterdir()) == ["stop.json", "v.json", "v.png"]
+
+
+def test_a_config_names_the_texts_that_training_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "openi"
+    disk.write("openi", root, studies=60, seed=1, size=32)
+    config = str(ROOT / "configs/data/openi.yaml")
+    seen = {}
+    for section, arguments in {
+        "first": ["-c", config],
+        "findings": [],
+        "impression": ["-c", config, "--option", "section=impression"],
+    }.items():
+        out = tmp_path / f"{section}.json"
+        assert main(["vocabulary", "--root", str(root), *arguments, "--min-count", "1", "--out", str(out)]) == 0
+        said = capsys.readouterr().out
+        read = layouts.read("openi", root, section=section)
+        assert read.drops
+        for drop in read.drops:
+            assert f"not read: {drop.count} × {drop.reason}, e.g. {drop.ids[0]}" in said
+        reports = read.split("train").frame.drop_duplicates("study_id")["report"]
+        seen[section] = Vocabulary.load(out)
+        assert seen[section].reports == len(reports)
+        assert seen[section].digest == mine(list(reports), min_count=1).digest
+    assert len({one.digest for one in seen.values()}) > 1
+
+
+def test_configs_of_another_layout_and_those_that_name_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "phantom.json"
+    configs = str(ROOT / "configs")
+    # Another layout than the config's is read without its options.
+    command = ["vocabulary", "-c", f"{configs}/data/openi.yaml", "--layout", "phantom", "--studies", "30"]
+    assert main([*command, "--min-count", "1", "--out", str(out)]) == 0
+    expected = layouts.read("phantom", None, studies=30).split("train")
+    assert Vocabulary.load(out).reports == len(expected)
+    assert main(["vocabulary", "-c", f"{configs}/base.yaml", "-c", "none.yaml", "--out", str(out)]) == 1
+    assert "error: -c none.yaml does not exist" in capsys.readouterr().err
+    assert main(["vocabulary", "-c", f"{configs}/data/shards.yaml", "--out", str(out)]) == 1
+    assert "data/shards.yaml names the shards data/shards; name the config or the --root" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("option", "value"), [("--max-words", "-3"), ("--min-count", "0")])
+def test_counts_below_one_are_refused(
+    option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["vocabulary", "--studies", "20", option, value, "--out", str(tmp_path / "v.json")]) == 1
+    assert capsys.readouterr().err == f"error: {option} is {value}; expected 1 or more\n"
 
 
 def test_faults_are_said_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

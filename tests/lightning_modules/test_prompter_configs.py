@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from datamodules.phantom import disk
 from datamodules.reports.keyword_rows import labels_of_keywords, row, write_rows
 from datamodules.reports.keywords import Keywords
 from main import main
@@ -24,6 +25,20 @@ def arguments(chain: Chain, verb: str, name: str, folder: Path, *extra: str) -> 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+def test_the_labels_config_writes_for_studies_without_a_report(chain: Chain, tmp_path: Path) -> None:
+    disk.write("nih", tmp_path / "nih", studies=20, seed=1, size=32)
+    configs = ("configs/data/nih.yaml", "configs/experiment/prompter-labels.yaml")
+    found = chain.arguments("predict", "prompter", configs=configs)
+    found = [a for a in found if not a.startswith("--run_dir") and "layout_options" not in a]
+    cli = main([*found, f"--run_dir={tmp_path}", f"--data.root={tmp_path / 'nih'}"])
+    frame = cli.datamodule.manifest.frame
+    assert (frame["report"] == "").all()
+    written = [json.loads(line) for line in (tmp_path / "prompts.jsonl").read_text().splitlines()]
+    assert {one["study_id"] for one in written} <= set(frame["study_id"])
+    assert len(written) > len(set(frame["study_id"])) / 2  # what is empty is left out
+    assert {one["keywords_from"] for one in written} == {"labels"}
 
 
 @pytest.mark.parametrize("name", ["prompter-instruct", "prompter-instruct-rewrite"])

@@ -7,10 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.reports.keywords import Keywords, parse
+from datamodules.reports.keywords import Keywords, parse, verify
 from datamodules.reports.labels import FINDINGS, VIEWS
 from datamodules.reports.vocabulary import Vocabulary, mine
-from lightning_modules.networks.requests import drawable_keywords, finished, studies_of, study_of, write_prompts
+from lightning_modules.networks.requests import (
+    drawable_keywords,
+    finished,
+    often_missing,
+    studies_of,
+    study_of,
+    unlearnt_words,
+    unlearnt_words_text,
+    write_prompts,
+)
 from lightning_modules.networks.written import Request, read_back
 
 REPORTS = [
@@ -73,7 +82,8 @@ def test_a_rewritten_report_keeps_what_is_seen_and_where(vocabulary: Vocabulary)
     assert "small left pleural effusion" in request.keywords.pathology
     assert {"right lower lobe", "heart"} <= set(request.keywords.anatomy)
     assert not any(parse(text).possible for text in request.keywords.pathology)
-    assert drawable_keywords("Possible pneumonia.", vocabulary) == Keywords()
+    assert drawable_keywords("Possible pneumonia.", vocabulary) == (Keywords(), ())
+    assert row["dropped"] == []
     # What compares or advises is a fault of what is written, even if every keyword is there.
     text = "Small left pleural effusion, unchanged. The heart is normal."
     plain = Request(Keywords(("heart",), ("small left pleural effusion",)), view="AP")
@@ -82,6 +92,38 @@ def test_a_rewritten_report_keeps_what_is_seen_and_where(vocabulary: Vocabulary)
     assert strict.check.verified
     assert strict.faults == ("comparison: unchanged",)
     assert not strict.verified
+
+
+def test_what_is_seen_and_not_asked_for_is_listed(vocabulary: Vocabulary) -> None:
+    report = "Small left pleural effusion. Hiatal hernia. Possible mass. The scapula and the heart are normal."
+    assert not {"hernia", "scapula"} & vocabulary.words
+    request, row = asked(vocabulary, "rewrite", batch(report))
+    assert request.keywords == Keywords(("heart",), ("small left pleural effusion",))
+    assert row["dropped"] == ["hernia", "scapula"]
+    assert "dropped" not in asked(vocabulary, "keywords", batch(report))[1]
+
+
+@pytest.mark.parametrize(
+    ("report", "pathology", "dropped"),
+    [
+        ("No pleural effusion. The heart is normal.", (), ()),
+        # The effusion is on one side, and not on the other.
+        ("Small left pleural effusion. No right pleural effusion.", ("small left pleural effusion",), ()),
+        # Two sentences that cannot both be true of one picture.
+        ("Small left pleural effusion. No pleural effusion.", (), ("small left pleural effusion",)),
+        (
+            "Left pleural effusion. Right pleural effusion. No left pleural effusion.",
+            ("right pleural effusion",),
+            ("left pleural effusion",),
+        ),
+    ],
+)
+def test_nothing_is_asked_for_that_the_report_denies(
+    report: str, pathology: tuple[str, ...], dropped: tuple[str, ...], vocabulary: Vocabulary
+) -> None:
+    found = drawable_keywords(report, vocabulary)
+    assert (found.keywords.pathology, found.dropped) == (pathology, dropped)
+    assert verify(report, found.keywords).contradicting == ()
 
 
 def test_a_text_of_another_view_is_not_verified() -> None:
@@ -97,7 +139,7 @@ def test_rows_are_written_sorted_and_what_is_missing_is_counted(
 ) -> None:
     keywords = Keywords(("heart",), ())
     rows = {
-        name: finished({"study_id": name}, read_back(text, Request(keywords)))
+        name: finished({"study_id": name, "keywords": keywords.as_dict()}, read_back(text, Request(keywords)))
         for name, text in (("b", "The heart is normal."), ("a", "Lungs."), ("c", ""))
     }
     write_prompts(tmp_path / "runs" / "prompts.jsonl", rows, unasked={"z", "y"})
@@ -106,15 +148,46 @@ def test_rows_are_written_sorted_and_what_is_missing_is_counted(
     assert lines[0]["verified"] is False
     assert lines[0]["missing"] == ["heart"]
     assert lines[1] == {
-        "study_id": "b", "report": "The heart is normal.", "verified": True, "attempts": 1, "guided": False,
+        "study_id": "b", "keywords": {"anatomy": ["heart"], "pathology": []},
+        "report": "The heart is normal.", "verified": True, "attempts": 1, "guided": False,
         "copied": 0,
         "missing": [], "contradicting": [], "unasked": [], "faults": [],
     }  # fmt: skip
     out = capsys.readouterr().out
     assert "wrote 2 reports" in out
-    assert "33.3% verified; 1 left out because nothing was written (first: c)" in out
+    assert "33.3% verified (asked for and most often missing: heart 2 of 3); 1 left out because " in out
+    assert "nothing was written (first: c)" in out
     assert "2 because nothing was known to ask for (first: y)" in out
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_the_words_that_were_missing_most_often_are_named_with_counts() -> None:
+    def row(asked: list[str], missing: list[str]) -> dict:
+        return {"keywords": {"anatomy": ["heart"], "pathology": asked}, "missing": missing}
+
+    rows = [
+        row(["small left pleural effusion", "hernia"], ["small left pleural effusion"]),
+        row(["large right pleural effusion", "right pleural effusion"], ["large right pleural effusion"]),
+        row(
+            ["hernia", "mass", "nodule", "pneumonia", "fracture"], ["hernia", "mass", "nodule", "pneumonia", "fracture"]
+        ),
+    ]
+    assert often_missing(rows) == [
+        "pleural effusion 2 of 3", "fracture 1 of 1", "hernia 1 of 2", "mass 1 of 1", "nodule 1 of 1",
+    ]  # fmt: skip
+    assert often_missing([row(["hernia"], [])]) == []
+
+
+def test_words_that_were_not_learnt_are_counted_once_a_set(vocabulary: Vocabulary) -> None:
+    rows = [
+        {"keywords": {"anatomy": ["scapula", "heart"], "pathology": ["left hernia", "right hernia"]}},
+        {"keywords": {"anatomy": ["scapula"], "pathology": ["small left pleural effusion"]}},
+    ]
+    words = unlearnt_words(rows, vocabulary)
+    assert list(words.items()) == [("scapula", 2), ("hernia", 1)]
+    text = unlearnt_words_text(words, vocabulary, of=2)
+    assert "since fewer than 1 of its training reports say them: scapula (2), hernia (1); " in text
+    assert unlearnt_words(rows[1:], mine([*REPORTS, "The scapula is intact."], min_count=1)) == {}
 
 
 def test_the_same_labels_draw_the_same_words(vocabulary: Vocabulary) -> None:

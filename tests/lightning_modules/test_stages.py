@@ -34,6 +34,17 @@ def test_open_stage_returns_config_weights_extra_and_digest(tmp_path: Path) -> N
         opened.weights("decoder.")
 
 
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_named_with_what_to_do(share: float, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.ckpt", "codebook")
+    size = int(share * path.stat().st_size)
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(
+        ValueError, match=rf"a\.ckpt \({size:,} bytes\) cannot be read as a checkpoint .* copy it again"
+    ):
+        stages.open_stage(path, stage="codebook")
+
+
 def test_a_missing_file_names_the_command_that_makes_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.ckpt does not exist.*configs/aligner\.yaml"):
         stages.open_stage(tmp_path / "none.ckpt", stage="aligner")

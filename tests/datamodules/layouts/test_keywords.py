@@ -3,11 +3,13 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from datamodules import layouts
+from datamodules.__main__ import main
 from datamodules.cxr import CXRDataModule
 from datamodules.doctor.recognise import recognise
 from datamodules.reports.counterfactuals import Counterfactual
@@ -52,6 +54,54 @@ def test_a_set_is_a_study_whose_report_is_what_is_asked(file: Path) -> None:
     (batch,) = data.predict_dataloader()
     assert batch["report"] == frame["report"].tolist()
     assert batch["patient_id"] == frame["patient_id"].tolist()
+
+
+def test_labels_and_pairs_that_nothing_bears_out_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    labels: dict[str, int | None] = dict.fromkeys(FINDINGS, 0) | {"Lung Lesion": 1, "Lung Opacity": 1, "Fracture": None}
+    first = {"study_id": "a", "anatomy": [], "pathology": ["left nodule"]}
+
+    def write(**second: object) -> None:
+        path.write_text(json.dumps(first) + "\n\n" + json.dumps(first | {"study_id": "b"} | second) + "\n")
+
+    # What the keywords leave open may be known, and what they settle may be left open.
+    write(labels=labels, pair={"study_id": "a"})
+    frame = layouts.read("keywords", path).frame
+    assert frame["Lung Opacity"].iat[1] == 1
+    assert frame["patient_id"].tolist() == ["a", "a"]
+    write(labels=labels | {"Edema": 1})
+    with pytest.raises(ValueError, match=r"mine.jsonl, line 3: the label Edema is 1, expected 0 by the pathology"):
+        layouts.read("keywords", path)
+    write(pair={"study_id": "z"})
+    with pytest.raises(ValueError, match=r"mine.jsonl, line 3: pair names the study 'z', expected one of the 2 of"):
+        layouts.read("keywords", path)
+
+
+def test_the_doctor_finds_nothing_wrong_in_drawn_sets(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert "nothing is wrong" in said
+    assert "next: python main.py predict -c configs/base.yaml -c configs/prompter.yaml -c configs/exp" in said
+    assert f"prompter-keywords.yaml --data.root={file} --ckpt_path=<prompter>" in said
+    assert "vocabulary" not in said
+
+
+def test_a_keyword_set_without_a_text_is_refused(tmp_path: Path) -> None:
+    sets = tmp_path / "keywords.jsonl"
+    sets.write_text("".join(json.dumps({"study_id": s, "anatomy": [], "pathology": []}) + "\n" for s in "abc"))
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"study_id": "b", "report": "No acute findings."}\n')
+    given: dict[str, Any] = {
+        "layout": "keywords",
+        "text_only": True,
+        "cache_dir": str(tmp_path / "cache"),
+        "prompts": str(prompts),
+    }
+    with pytest.raises(ValueError, match=r"prompts.jsonl: 2 of 3 keyword sets have no text in it \(first: a\)"):
+        _ = CXRDataModule(root=str(sets), **given).manifest
+    prompts.write_text("".join(json.dumps({"study_id": s, "report": f"Text {s}."}) + "\n" for s in "cba"))
+    data = CXRDataModule(root=str(sets), **given)
+    assert data.manifest.frame["report"].tolist() == ["Text a.", "Text b.", "Text c."]
 
 
 def test_a_part_that_is_no_keyword_is_named() -> None:
