@@ -344,15 +344,12 @@ class ReportPrompter(lightning.LightningModule):
             self.log(f"{STAGE}/{name}", value.to(self.device), rank_zero_only=False)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
-        """Write one report for each study that has none yet; see `mode`.
-
-        Returns:
-            The rows of these studies, as in prompts.jsonl.
-        """
+        """Write one report for each study that has none yet, see `mode`: their rows as in prompts.jsonl."""
         assert self.prompts is not None
-        studies = self.prompts.ask(batch)
-        written = self.write([s.request for s in studies.values()], seed=self.seed, keys=list(studies))
-        return self.prompts.add(studies, written)
+        asked = self.prompts.ask(batch)
+        studies = asked.values()
+        written = self.write([s.request for s in studies], seed=self.seed, keys=[s.key for s in studies])
+        return self.prompts.add(asked, written)
 
     def on_predict_epoch_end(self) -> None:
         """Write prompts.jsonl, one line a study, sorted by study."""

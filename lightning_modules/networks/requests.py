@@ -33,6 +33,11 @@ class Study(NamedTuple):
     request: Request
     row: dict[str, Any]
 
+    @property
+    def key(self) -> str:
+        """What its text is drawn by: a counterfactual's is its study's, so that what both are asked reads alike."""
+        return str(self.row.get("pair") or self.row["study_id"])
+
 
 class Drawable(NamedTuple):
     """What a report sees for sure: what is asked for, and what is not, since it was not learnt or is denied too."""

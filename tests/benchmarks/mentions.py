@@ -14,6 +14,7 @@ import numpy as np
 from datamodules.phantom.report import report, study_labels
 from datamodules.phantom.study import study
 from datamodules.reports import mentions
+from datamodules.reports.keywords import keywords_of, verify
 from datamodules.reports.mentions import extract, labels_of
 from datamodules.reports.sections import choose, split_sections
 from tests.benchmarks import mesh, negex
@@ -31,6 +32,7 @@ def measure() -> dict[str, Any]:
         figures |= on_tags(Path(root))
         texts = [mesh.text_of(r) for odd in (True, False) for r in mesh.read(Path(root) / "openi", odd=odd)]
         figures["reports_per_s_core_openi"] = rate(texts)
+        figures |= on_own_keywords(texts)
     return write("mentions", figures | on_phantom() | on_hard_sentences())
 
 
@@ -43,6 +45,16 @@ def on_tags(root: Path) -> dict[str, Any]:
         figures[name]["disagreements"] = len(mesh.disagreements(reports))
         figures[f"{name}_radlabels_and_negex"] = mesh.score(reports, negex.finder(root / "rules"))
     return figures
+
+
+def on_own_keywords(texts: list[str]) -> dict[str, Any]:
+    """What `verify` says of real reports when asked for their own keywords: a perfect prompter would do no better."""
+    found = [verify(text, keywords_of(text)) for text in texts if text]
+    return {
+        "own_keywords_reports": len(found),
+        "own_keywords_uncontradicted": float(np.mean([not one.contradicting for one in found])),
+        "own_keywords_stated": float(np.mean([not one.missing for one in found])),
+    }
 
 
 def on_phantom() -> dict[str, Any]:

@@ -233,6 +233,10 @@ def test_a_keyword_set_is_asked_as_it_is(vocabulary: Vocabulary) -> None:
         "pair": "s0",
     }
     assert asked(vocabulary, "asked", given | {"patient_id": ["s1"]})[1]["pair"] is None
+    for patient in ("s0", "s1"):  # a counterfactual is drawn as its study is
+        study = study_of(given | {"patient_id": [patient]}, 0, mode="asked", vocabulary=vocabulary, seed=3)
+        assert study is not None
+        assert study.key == patient
     with pytest.raises(ValueError, match=r"study s1: mode 'asked' writes from keyword sets .* has 'Small left pleural"):
         asked(vocabulary, "asked", batch(REPORTS[0]) | {"patient_id": ["s1"]})
 
