@@ -38,9 +38,11 @@ def uniform(findings: Sequence[str], *, share: float | None = None, normal: floa
     Raises:
         ValueError: for no, a repeated or an unknown finding.
     """
-    wrong = [finding for finding in findings if finding not in FINDINGS[1:] or findings.count(finding) > 1]
-    if wrong or not findings:
-        raise ValueError(f"uniform over {list(findings)}: expected different findings of {list(FINDINGS[1:])}")
+    unknown = [finding for finding in findings if finding not in FINDINGS[1:]]
+    twice = sorted({finding for finding in findings if findings.count(finding) > 1})
+    if unknown or twice or not findings:
+        found = f"{unknown} are none" if unknown else f"{twice} stand there twice" if twice else "there is none"
+        raise ValueError(f"uniform over {list(findings)}: {found}; expected some of {list(FINDINGS[1:])}, each once")
     each = (1 - (normal or 0)) / len(findings) if share is None else share
     return dict.fromkeys(findings, each)
 
