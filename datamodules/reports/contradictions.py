@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 NORMAL_DENIES: Mapping[str, frozenset[str]] = {
     "lung": frozenset(["Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia", "Atelectasis"]),
     "pulmonary vasculature": frozenset(["Edema"]),
+    "bony thorax": frozenset(["Fracture"]),
 }
 # What one chest cannot have at once.
 EXCLUSIVE = (frozenset(["hyperinflation", "hypoinflation"]),)
@@ -46,6 +47,7 @@ _VESSELS = (
     r"(?:(?:pulmonary|lung|central) (?:vasculature|vascularity|vessels?)|vasculature|vascularity|"
     r"vascular (?:markings?|pattern))"
 )
+_BONES = r"(?:(?:osseous|bony|skeletal) (?:structures?|thorax)|bones)"
 # Between the subject and what is said of it: no word that begins another statement, or names another part.
 _BETWEEN = r"(?:,? (?!with|no\b|not\b|volume|apex|apices|base|zone|upper|lower|mid|of\b|limits?)[a-z]+){0,8}?,? "
 _END = r"(?=\s*(?:\Z|[.,;:]| (?:and|bilaterally|without|with no|throughout|in appearance|in caliber|in size)\b))"
@@ -57,6 +59,7 @@ _STATEMENTS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("lung", re.compile(rf"\b(?:clear|normal|unremarkable) (?:(left|right) )?{_LUNGS}{_END}")),
     ("pulmonary vasculature", re.compile(rf"\b()?{_VESSELS}\b{_BETWEEN}{_NORMAL}")),
     ("pulmonary vasculature", re.compile(rf"\b()?(?:normal|unremarkable) {_VESSELS}{_END}")),
+    ("bony thorax", re.compile(rf"\b()?{_BONES}\b{_BETWEEN}(?:{_NORMAL}|intact{_END})")),
     (
         "acute",
         re.compile(
@@ -67,7 +70,7 @@ _STATEMENTS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("study", re.compile(rf"\b()?(?:normal|unremarkable|negative) {_STUDY}\b(?! (?:wall|cage|tube|port))")),
     ("study", re.compile(rf"\b()?{_STUDY} (?:is|appears|remains) (?:\w+ )?(?:normal|unremarkable|negative){_END}")),
 )
-_HINT = re.compile(r"clear|normal|unremarkable|negative|acute|active", re.IGNORECASE)
+_HINT = re.compile(r"clear|normal|unremarkable|negative|intact|acute|active", re.IGNORECASE)
 
 
 class Denial(NamedTuple):

@@ -36,6 +36,8 @@ UNDRAWABLE = {
 }
 # With these alone, names of places say nothing.
 BETWEEN = re.compile(r"an?|and|as|at|by|for|from|in|of|on|or|over|since|the|to|with(?:in)?|[,.:/()]")
+# With these as well, nothing is said at all: "There is noted.".
+STATING = re.compile(r"there|is|are|was|were|been|noted|present|seen|identified|visualized|demonstrated|has|have")
 CUES = {kind: re.compile(rf"\b(?:{words})\b", re.I) for kind, words in UNDRAWABLE.items()}
 
 
@@ -109,11 +111,12 @@ def stutters(text: str) -> list[str]:
 
 @functools.lru_cache(maxsize=100_000)
 def is_fragment(sentence: str) -> bool:
-    """Whether a sentence names places and says nothing of them: "Left lung base."."""
+    """Whether a sentence names places and says nothing of them, "Left lung base.", or nothing, "There is noted."."""
     tokens = tokenize(sentence)
     found = list(lexicon().matches(tokens))
     places = {i for m in found if m.value("anatomy") or m.value("side") for i in range(m.first, m.last)}
-    return bool(places) and all(i in places or BETWEEN.fullmatch(token.text) for i, token in enumerate(tokens))
+    words = [token.text for i, token in enumerate(tokens) if i not in places and not BETWEEN.fullmatch(token.text)]
+    return bool(tokens) and (not words if places else all(STATING.fullmatch(word) for word in words))
 
 
 def restated(text: str) -> list[str]:

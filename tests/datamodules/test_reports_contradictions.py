@@ -29,6 +29,8 @@ def contradicting(text: str, *asked: str) -> tuple[str, ...]:
         ("bilateral opacity", "Bilateral opacity. The right lung is clear."),
         ("mild left pleural effusion", "Mild left pleural effusion. Moderate bilateral pleural effusions."),
         ("pneumonia", "Pneumonia. Possible pneumonia."),
+        ("left fracture", "The osseous structures are unremarkable. Fracture of the left fifth rib."),
+        ("left fracture", "Left rib fracture. The bones are intact."),
         ("vascular congestion", "Vascular congestion. Normal pulmonary vasculature."),
         ("pulmonary edema", "Pulmonary edema. Heart size and pulmonary vascularity are within normal limits."),
         ("left pneumonia", "Left pneumonia. No acute cardiopulmonary process."),

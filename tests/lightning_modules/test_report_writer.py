@@ -87,8 +87,11 @@ def test_all_faults_of_a_text() -> None:
     assert faults("The heart.5 lungs are.", view="AP", drawable=False, known=known) == ("spelling: heart.5",)
 
 
-@pytest.mark.parametrize("sentence", ["Left lung base.", "Since the thoracic spine.", "The heart and right hilum."])
-def test_places_alone_are_a_fragment(sentence: str) -> None:
+@pytest.mark.parametrize(
+    "sentence",
+    ["Left lung base.", "Since the thoracic spine.", "The heart and right hilum.", "There is noted.", "Is present."],
+)
+def test_places_alone_and_nothing_are_a_fragment(sentence: str) -> None:
     text = f"The lungs are clear. {sentence}"
     assert faults(text, view="AP", drawable=False) == (f"fragment: {sentence}",)
 
