@@ -14,7 +14,7 @@ from tests.benchmarks.jpegs import SIDE, write_jpegs
 from tests.benchmarks.record import interleaved, write
 from tests.datamodules.pictures import manifest_of
 
-COUNT, SIZE, ROUNDS = 12, 256, 5
+COUNT, SIZE, ROUNDS = 12, 256, 15
 
 
 def plain(path: Path) -> np.ndarray:
