@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from datamodules.reports.contradictions import AIRSPACE, EXCLUSIVE, NORMAL_DENIES
+from datamodules.reports.contradictions import AIRSPACE, NORMAL_DENIES, exclusive
 from datamodules.reports.keywords import NORMAL, Keyword, Keywords, parse
 from datamodules.reports.mentions import extract
 from datamodules.reports.modifiers import Status
@@ -154,7 +154,7 @@ def _clash_of_words(a: Claim, b: Claim) -> str | None:
     if a.word is None or b.word is None or b.status == "absent":
         return None
     if a.status != "absent":
-        return f"no chest has {a.word} and {b.word}" if frozenset([a.word, b.word]) in EXCLUSIVE else None
+        return f"no chest has {a.word} and {b.word}" if exclusive([a.word, b.word]) else None
     narrow = a.word == "opacity" and AIRSPACE.search(a.text)
     kinds = AIRSPACE_KINDS if narrow else KINDS.get(a.word, frozenset())
     if a.severity is None and lexicon().entities[b.word].label in kinds:

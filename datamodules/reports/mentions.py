@@ -181,11 +181,7 @@ def _anatomy(sentence: Sentence, match: Match) -> Mention:
     if side is None and sentence.words.entities[word].lateral:
         for i in range(match.first - 1, max(-1, match.first - 4), -1):
             before = sentence.cover[i]
-            if (
-                sentence.tokens[i].text in JOINTS
-                or sentence.tokens[i].text in sentence.words.functions["verbs"]
-                or sentence.ends(i)
-            ):
+            if sentence.tokens[i].text in JOINTS or sentence.verb(i) or sentence.ends(i):
                 break
             if before is not None and before.value("side"):
                 side = before.value("side")

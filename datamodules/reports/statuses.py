@@ -67,7 +67,7 @@ class _Reader:
             match = self.at.get(i)
             if match is None:
                 text = self.tokens[i].text
-                if text in self.words.functions["verbs"]:
+                if self.sentence.verb(i):
                     absent, adjective, uncertain, clause = absent and clause, False, False, False
                 elif text in JOINTS:
                     adjective = adjective and text in ("or", "/")
@@ -125,7 +125,7 @@ class _Reader:
     def _deny_normal(self, match: Match, found: list[Finding]) -> None:
         """A pathology that is itself within normal limits is none: "vascular engorgement is within normal limits"."""
         i = match.first - 1
-        while i >= 0 and self.cover[i] is None and self.tokens[i].text in self.words.functions["verbs"]:
+        while i >= 0 and self.cover[i] is None and self.sentence.verb(i):
             i -= 1
         if found and i < match.first - 1 and found[-1].last == i + 1:
             found[-1].status, found[-1].fixed = "absent", True
@@ -171,7 +171,7 @@ class _Reader:
         while i >= 0:
             before, text = self.cover[i], self.tokens[i].text
             if before is None:
-                verbs += text in self.words.functions["verbs"]
+                verbs += self.sentence.verb(i)
                 if verbs > 1:
                     break
                 between.append(text)

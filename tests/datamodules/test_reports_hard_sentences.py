@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from datamodules.reports.mentions import extract
 from datamodules.reports.phrases import lexicon
+from tests.datamodules.readings import pathologies
 
 PATH = Path(__file__).with_name("hard_sentences.json")
 LEAST = 0.95
@@ -22,7 +22,7 @@ def wrong() -> list[str]:
     """A line on each sentence that is not read as its gold says."""
     lines = []
     for group, text, gold in read():
-        got = [[m.word, m.status, m.side, m.severity] for m in extract(text) if m.kind == "pathology"]
+        got = [list(one) for one in pathologies(text)]
         if got != gold:
             lines.append(f"[{group}] {text}\n  expected {gold}\n  found    {got}")
     return lines

@@ -11,6 +11,7 @@ from datamodules.reports.labels import FINDINGS
 from datamodules.reports.mentions import extract, labels_of
 from datamodules.reports.phrases import lexicon
 from datamodules.reports.sections import choose, split_sections
+from tests.datamodules.readings import pathologies
 
 # Sentence → (word, status, side, severity) of each pathology, in order.
 CASES = {
@@ -183,8 +184,7 @@ CASES = {
 
 @pytest.mark.parametrize("text", CASES)
 def test_status_side_and_severity_of_hand_made_sentences(text: str) -> None:
-    found = [(m.word, m.status, m.side, m.severity) for m in extract(text) if m.kind == "pathology"]
-    assert found == CASES[text]
+    assert pathologies(text) == CASES[text]
 
 
 def test_spans_are_the_phrase_in_the_text() -> None:
