@@ -64,6 +64,7 @@ class ImageCodebook(lightning.LightningModule):
         commitment: weight of the distance of the latents from their codes.
         discriminator_start: optimiser step at which the discriminator begins to learn.
         discriminator_ramp: steps over which its weight grows linearly from 0.
+        discriminator_rate: its learning rate over the autoencoder's. One that wins outright teaches nothing.
         discriminator_width: channels of its first layer, a multiple of 8.
         cosine: let the learning rate fall to 0 along half a cosine over the run.
         compile: let torch.compile make encoder and decoder at their first use; slower on CPUs.
@@ -86,6 +87,7 @@ class ImageCodebook(lightning.LightningModule):
         commitment: float = 0.25,
         discriminator_start: int = 1000,
         discriminator_ramp: int = 500,
+        discriminator_rate: float = 1.0,
         discriminator_width: int = 32,
         cosine: bool = True,
         compile: bool = False,
@@ -110,6 +112,7 @@ class ImageCodebook(lightning.LightningModule):
         self.classifier_ckpt, self.optimizer, self.cosine = classifier_ckpt, optimizer, cosine
         self.adversarial, self.commitment = adversarial, commitment
         self.discriminator_start, self.discriminator_ramp = discriminator_start, discriminator_ramp
+        self.discriminator_rate = discriminator_rate
         # In a dictionary, so that torch does not register them: neither trained nor saved nor sent to the optimiser.
         self.features: dict[str, FeatureNetwork] = {}
         self.feature_digests: dict[str, str] = {}
@@ -295,6 +298,7 @@ class ImageCodebook(lightning.LightningModule):
         """One optimiser, one parameter group a player."""
         groups = [{"params": list(part.parameters())} for part in (self.network, self.discriminator)]
         optimizer = self.optimizer(groups)
+        optimizer.param_groups[1]["lr"] *= self.discriminator_rate
         return with_schedule(optimizer, steps=self.trainer.estimated_stepping_batches) if self.cosine else optimizer
 
     def configure_gradient_clipping(

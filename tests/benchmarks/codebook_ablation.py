@@ -31,6 +31,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "clinical off": (f"{MODEL}clinical=0",),
     "perceptual off": (f"{MODEL}perceptual=0",),
     "GAN off": (f"{MODEL}adversarial=0",),
+    "discriminator as fast": (f"{MODEL}discriminator_rate=1",),
+    "attention off": (f"{NETWORK}attention=false",),
     "straight-through": (f"{NETWORK}gradient=straight-through",),
     "straight-through, no restart": (f"{NETWORK}gradient=straight-through", f"{NETWORK}restart_below=0"),
     # The levels that its authors advise for 2^10 codes (arXiv 2309.15505, table 1).

@@ -87,6 +87,20 @@ def test_with_a_discriminator_its_step_is_the_same_and_the_autoencoders_nearly(t
     assert largest(found, expected) < 0.1 * moved
 
 
+def test_the_rate_of_the_discriminator_is_its_own(tmp_path):
+    """Of plain SGD a tenth of the rate is a tenth of the way, and the autoencoder's way is the same."""
+    start = started(adversarial=0.1)
+    slow = started(adversarial=0.1, discriminator_rate=0.1)
+    fast = copy.deepcopy(start)
+    for module in (slow, fast):
+        fit(module, tmp_path, batch_size=16)
+    before, found, expected = (dict(m.discriminator.named_parameters()) for m in (start, slow, fast))
+    tenth = {name: before[name] + 0.1 * (expected[name] - before[name]) for name in before}
+    assert largest(found, tenth) < 1e-6
+    assert largest(expected, before) > 1e-3
+    assert largest(dict(slow.network.named_parameters()), dict(fast.network.named_parameters())) < 1e-7
+
+
 def test_the_ema_codebook_moves_at_each_batch_of_a_step(tmp_path):
     """Its decay counts batches, accumulated or not, as if there were no accumulation."""
     start = started(MICRO, adversarial=0.0)
