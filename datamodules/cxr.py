@@ -184,7 +184,7 @@ class CXRDataModule(LightningDataModule):
             manifest_digest=self.tokens_key,
             checkpoint_digest=checkpoint_digest,
             codes_total=codes_total,
-            pictures=self._pictures(image_ids),
+            pictures=self.pictures(image_ids),
         )
 
     def write_clues(
@@ -204,7 +204,7 @@ class CXRDataModule(LightningDataModule):
             checkpoint_digest=checkpoint_digest,
             codes_total=codes.codes_total,
             positions_total=codes.values.shape[1] * codes.values.shape[2],
-            pictures=self._pictures(image_ids),
+            pictures=self.pictures(image_ids),
         )
 
     # What Lightning calls
@@ -315,7 +315,8 @@ class CXRDataModule(LightningDataModule):
             self._store = store, rows
         return self._store
 
-    def _pictures(self, image_ids: Sequence[str]) -> Pictures:
+    def pictures(self, image_ids: Sequence[str]) -> Pictures:
+        """What is known of some images, see `datamodules.caches.pictures_of`."""
         store, rows = self._open_shards()
         return pictures_of(image_ids, manifest=self.manifest, store=store, rows=rows)
 
@@ -323,7 +324,7 @@ class CXRDataModule(LightningDataModule):
         if self._caches is None and (self.tokens or self.clues):
             served = self.manifest.frame["image_id"].tolist()
             self._caches = load_caches(
-                self.tokens, self.clues, source=self.source, size=self.size, served=served, now=self._pictures(served)
+                self.tokens, self.clues, source=self.source, size=self.size, served=served, now=self.pictures(served)
             )
         return self._caches or {}
 

@@ -5,6 +5,7 @@ so a subset of the data set may be served from it; a cache of other data, or of 
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -34,6 +35,10 @@ class Pictures(NamedTuple):
 
     files: np.ndarray
     pixels: np.ndarray | None = None
+
+    def digest(self) -> str:
+        """Sha256 of what is known."""
+        return hashlib.sha256(b" ".join(part.tobytes() for part in self if part is not None)).hexdigest()
 
 
 def write_tokens(

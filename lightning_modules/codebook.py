@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning
-import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
@@ -26,11 +25,11 @@ from datamodules.manifest import Batch
 from lightning_modules import stages
 from lightning_modules.classifier import FrozenFindingClassifier
 from lightning_modules.networks import losses
+from lightning_modules.networks.code_parts import CodeParts
 from lightning_modules.networks.discriminator import PatchDiscriminator
 from lightning_modules.networks.features import FeatureNetwork
 from lightning_modules.networks.fidelity import NETWORK_TERMS, fidelity
 from lightning_modules.networks.quantizer import CodeUsage, float32
-from lightning_modules.networks.ranks import gather_items
 from lightning_modules.networks.reconstruction_metrics import ReconstructionMetrics
 from lightning_modules.networks.vqgan import VQGAN, VQGANConfig
 from lightning_modules.schedule import with_schedule
@@ -118,7 +117,8 @@ class ImageCodebook(lightning.LightningModule):
         self.feature_digests: dict[str, str] = {}
         self.train_codes = CodeUsage(config.codes)
         self.metrics = ReconstructionMetrics(config.codes)
-        self.written: list[tuple[str, np.ndarray]] = []
+        self.parts: CodeParts | None = None  # while predicting
+        self.codes_digest = ""
 
     def encode(self, image: Tensor) -> Tensor:
         """Image [B,1,H,W] in [-1,1] → codes int64 [B,h,w]."""
@@ -257,41 +257,54 @@ class ImageCodebook(lightning.LightningModule):
         self.log_dict({f"codebook/{name}": value for name, value in self.metrics.compute().items()})
 
     def on_predict_epoch_start(self) -> None:
-        """Begin a new token cache.
+        """Begin a token cache, or go on with one whose `predict` was interrupted.
 
         Raises:
             ValueError: if no checkpoint was given: its digest marks the cache.
         """
-        self.written = []
         if not self.trainer.ckpt_path:
             raise ValueError("predict writes the token cache of a trained codebook: give it with --ckpt_path")
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.codes_digest = stages.file_digest(str(self.trainer.ckpt_path))
+        facts = {
+            "checkpoint": self.codes_digest,
+            "data": data.tokens_key,
+            "pictures": data.pictures(data.manifest.frame["image_id"].tolist()).digest(),
+            "precision": str(self.trainer.precision),
+        }
+        path = Path(self.trainer.default_root_dir) / "tokens.safetensors"
+        self.parts = CodeParts(path, rank=self.global_rank, facts=facts)
+        self.parts.resume()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Encode; {"image_id": list of str, "codes": int64 [B,h,w]}."""
-        codes = self.encode(batch["image"]).cpu()
-        self.written += zip(batch["image_id"], codes.numpy().astype(np.int32), strict=True)
-        return {"image_id": batch["image_id"], "codes": codes}
+        """Encode what has no codes yet; {"image_id": list of N str, "codes": int64 [N,h,w]}."""
+        assert self.parts is not None
+        places = self.parts.missing(batch["image_id"])
+        image_ids = [batch["image_id"][place] for place in places]
+        grid = self.network.config.grid
+        codes = self.encode(batch["image"][places]).cpu() if places else torch.empty(0, grid, grid, dtype=torch.int64)
+        self.parts.add(image_ids, codes.numpy())
+        return {"image_id": image_ids, "codes": codes}
 
     def on_predict_epoch_end(self) -> None:
         """Write `<default_root_dir>/tokens.safetensors` from the codes of all ranks, sorted by image id."""
-        found = gather_items(self.written)
-        self.written = []
+        assert self.parts is not None
+        image_ids, codes = self.parts.gather()
         if self.trainer.is_global_zero:
-            # A sampler that pads ranks repeats images: once each is enough.
-            rows = dict(sorted(found, key=lambda row: row[0]))
-            path = Path(self.trainer.default_root_dir) / "tokens.safetensors"
+            total, grid = self.network.config.codes, self.network.config.grid
             self.trainer.datamodule.write_tokens(  # type: ignore[attr-defined]
-                path,
-                image_ids=list(rows),
-                codes=np.stack(list(rows.values())).astype(np.int64),
-                checkpoint_digest=stages.file_digest(str(self.trainer.ckpt_path)),
-                codes_total=self.network.config.codes,
+                self.parts.path,
+                image_ids=image_ids,
+                codes=codes,
+                checkpoint_digest=self.codes_digest,
+                codes_total=total,
             )
-            grid = self.network.config.grid
+            self.parts.remove()
             rank_zero_info(
-                f"wrote the codes of {len(rows)} images ({grid} × {grid} of {self.network.config.codes} codes) to "
-                f"{path}; train the later stages from them with --data.init_args.tokens={path}"
+                f"wrote the codes of {len(image_ids)} images ({grid} × {grid} of {total} codes) to {self.parts.path}; "
+                f"train the later stages from them with --data.init_args.tokens={self.parts.path}"
             )
+        self.parts = None
         self.trainer.strategy.barrier("tokens")
 
     def configure_optimizers(self) -> Any:

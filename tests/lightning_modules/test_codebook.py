@@ -1,22 +1,28 @@
 """ImageCodebook: one backward for both players, metrics, token cache, checkpoints."""
 
 import copy
+import functools
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from datamodules.tokens import Pictures
 from lightning_modules import stages
 from lightning_modules.classifier import FindingClassifier
 from lightning_modules.codebook import ImageCodebook
 from lightning_modules.networks import losses
 from lightning_modules.networks.classifier import ClassifierConfig
+from lightning_modules.networks.code_parts import CodeParts
 from lightning_modules.networks.vqgan import VQGANConfig
 
 MICRO = VQGANConfig(resolution=16, channels=(8, 16), code_dim=8, codes=16)
@@ -35,14 +41,21 @@ def batch(n: int = 4) -> dict[str, Any]:
 class Data(lightning.LightningDataModule):
     """Six images, and a record of the tokens it was asked to write."""
 
-    def __init__(self) -> None:
+    tokens_key = "k"
+    manifest = SimpleNamespace(frame=pd.DataFrame({"image_id": [f"i{i:02d}" for i in range(1, 7)]}))
+
+    def __init__(self, *, changed: int = 0) -> None:
         super().__init__()
         self.tokens: dict[str, Any] = {}
+        self.changed = changed
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(rows(6), batch_size=4)
 
     val_dataloader = test_dataloader = predict_dataloader = train_dataloader
+
+    def pictures(self, image_ids: Sequence[str]) -> Pictures:
+        return Pictures(np.full((len(image_ids), 2), self.changed))
 
     def write_tokens(self, path: Path, **content: Any) -> None:
         self.tokens = {"path": path, **content}
@@ -195,6 +208,59 @@ def test_predict_hands_the_codes_of_all_images_to_the_data_module(fitted, tmp_pa
     assert data.tokens["codes_total"] == 16
     expected = module.eval().encode(batch(6)["image"]).flip(0)  # ids count down
     assert np.array_equal(data.tokens["codes"], expected.numpy())
+
+
+def interrupted(module: ImageCodebook, folder: Path, path: Path, monkeypatch) -> None:
+    """A `predict` that is broken off in its second batch of two, after the first was written."""
+    encode, calls = module.encode, []
+
+    def broken(image):
+        calls.append(len(image))
+        if len(calls) == 2:
+            raise RuntimeError("power cut")
+        return encode(image)
+
+    monkeypatch.setattr("lightning_modules.codebook.CodeParts", functools.partial(CodeParts, seconds=0.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "encode", broken)
+        with pytest.raises(RuntimeError, match="power cut"):
+            trainer(folder).predict(module, datamodule=Data(), ckpt_path=path, weights_only=True)
+    assert calls == [4, 2]
+
+
+def test_an_interrupted_predict_goes_on_with_the_next_images(fitted, tmp_path, monkeypatch, capsys):
+    module, _, _, path = fitted
+    whole, resumed = Data(), Data()
+    trainer(tmp_path / "whole").predict(module, datamodule=whole, ckpt_path=path, weights_only=True)
+    interrupted(module, tmp_path, path, monkeypatch)
+    assert [file.name[-12:] for file in tmp_path.glob("tokens.partial-*")] == ["-0-00000.npz"]
+    found = trainer(tmp_path).predict(module, datamodule=resumed, ckpt_path=path, weights_only=True)
+    assert [one["image_id"] for one in found] == [[], ["i02", "i01"]]
+    assert "takes the codes of 4 images over" in capsys.readouterr().out
+    assert np.array_equal(resumed.tokens["codes"], whole.tokens["codes"])
+    assert resumed.tokens["image_ids"] == whole.tokens["image_ids"]
+    assert not list(tmp_path.glob("tokens.partial-*"))
+
+
+def test_codes_of_pictures_that_were_replaced_meanwhile_are_not_taken_over(fitted, tmp_path, monkeypatch, capsys):
+    module, _, _, path = fitted
+    interrupted(module, tmp_path, path, monkeypatch)
+    left = list(tmp_path.glob("tokens.partial-*"))
+    found = trainer(tmp_path).predict(module, datamodule=Data(changed=1), ckpt_path=path, weights_only=True)
+    assert sum(len(one["image_id"]) for one in found) == 6
+    assert "1 files of an interrupted run with other pictures" in capsys.readouterr().out
+    assert list(tmp_path.glob("tokens.partial-*")) == left
+
+
+def test_a_damaged_part_is_encoded_again(fitted, tmp_path, monkeypatch, capsys):
+    module, _, _, path = fitted
+    interrupted(module, tmp_path, path, monkeypatch)
+    (part,) = tmp_path.glob("tokens.partial-*")
+    part.write_bytes(part.read_bytes()[:100])
+    data = Data()
+    trainer(tmp_path).predict(module, datamodule=data, ckpt_path=path, weights_only=True)
+    assert f"{part} is damaged" in capsys.readouterr().out
+    assert len(data.tokens["image_ids"]) == 6
 
 
 def test_predict_without_a_checkpoint_says_what_to_give(tmp_path):
