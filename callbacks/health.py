@@ -2,7 +2,8 @@
 
 Three things are watched. Gradients, before each step: a step with NaN is never taken. Codes and reconstructions, at
 each validation: a codebook that falls back to a few codes or a decoder that draws one image for all is reported. The
-weights of every checkpoint, before it is written: a broken one never replaces a good one.
+weights of every checkpoint, before it is written: a broken one never replaces a good one. A discriminator that has won
+ruins nothing and only stops to teach: it is warned of, once.
 """
 
 import math
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -50,6 +52,8 @@ class HealthAlarm(Callback):
         min_explained: share of the real images' variance around their mean image; 0 is drawing the mean image.
         after_steps: optimiser steps before the thresholds count: nothing is learnt at first. NaN counts at once.
         output: the key of the reconstructions in what the validation step returns.
+        min_discriminator: its hinge loss, on average over a training epoch: 1 where it cannot tell, 0 where it always
+            can. Below it there is a warning.
     """
 
     def __init__(
@@ -61,10 +65,13 @@ class HealthAlarm(Callback):
         min_explained: float | None = 0.0,
         after_steps: int = 200,
         output: str = "reconstruction",
+        min_discriminator: float | None = 0.1,
     ) -> None:
         self.min_usage, self.min_perplexity = min_usage, min_perplexity
         self.min_contrast, self.min_explained = min_contrast, min_explained
         self.after_steps, self.output = after_steps, output
+        self.min_discriminator = min_discriminator
+        self._verdicts: list[Tensor] = []  # of the epoch; read at its end, since reading waits for the device
         self.spread = ReconstructionSpread()
         self._batch: Any = None
         self._overflows = 0
@@ -106,6 +113,20 @@ class HealthAlarm(Callback):
     ) -> None:
         """Let the batch go."""
         self._batch = None
+        if self.min_discriminator is not None and "train/discriminator" in trainer.callback_metrics:
+            self._verdicts.append(trainer.callback_metrics["train/discriminator"].detach())
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn of a discriminator that has won."""
+        loss = float(torch.stack(self._verdicts).mean()) if self._verdicts else math.nan
+        self._verdicts.clear()
+        if self.min_discriminator is not None and loss < self.min_discriminator:
+            rank_zero_warn(
+                f"the discriminator has won: its loss was {loss:.2g} on average over epoch {trainer.current_epoch + 1} "
+                "(1 where it cannot tell real images from reconstructions, 0 where it always can), so it teaches "
+                "little more; with a lower discriminator_rate or a later discriminator_start it stays useful"
+            )
+            self.min_discriminator = None
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to collect."""

@@ -2,6 +2,7 @@
 
 import math
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,20 @@ def test_a_healthy_tiny_run_with_a_last_batch_of_one_image_raises_nothing(tmp_pa
     assert case.check_file()["global_step"] == 36
 
 
+def test_a_discriminator_that_has_won_is_warned_of_once_and_an_even_one_is_not(tmp_path):
+    """A hundred steps at a rate of 0.01 against an autoencoder that hardly moves."""
+    alarm = HealthAlarm(min_usage=None, min_perplexity=None, min_contrast=None, min_explained=None)
+    case = Case(tmp_path, alarm, max_epochs=40)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        codebook = module(**at_rate(1e-6), discriminator_start=0, discriminator_rate=1e4, adversarial=1e-6)
+        case.fit(codebook, smooth(24))
+        Case(tmp_path / "even").fit(module(discriminator_start=0), smooth(24))
+    (message,) = [str(one.message) for one in seen if "discriminator has won" in str(one.message)]
+    assert 0 < float(re.search(r"its loss was (\S+) on average over epoch (\d+) ", message).group(1)) < 0.1
+    assert case.trainer.global_step == 120
+
+
 def test_nan_images_stop_before_the_step_and_keep_the_file(tmp_path):
     case, codebook = Case(tmp_path), module()
     codebook.on_train_batch_start = poison(after=7)
@@ -201,6 +216,7 @@ def test_black_flat_and_equal_images_are_named_and_break_no_weight(tmp_path, ima
     assert case.check_file()["global_step"] == 18
 
 
+@pytest.mark.filterwarnings("ignore:the discriminator has won")  # as it may over black images
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("quantiser", QUANTISERS)
 def test_black_images_break_no_weight_under_all_losses_and_quantisers(tmp_path, quantiser, precision):
