@@ -183,7 +183,7 @@ def test_a_learning_rate_a_hundred_times_too_high_is_stopped_or_recovers(tmp_pat
     except TrainingAlarm as alarm:
         message = str(alarm)
     if message:
-        assert re.search(r"validate/(usage 0\.\d+ is below 0\.6|perplexity [\d.]+ is below 4)", message)
+        assert re.search(r"(validate|train)/(usage 0\.\d+ is below 0\.6|perplexity [\d.]+ is below 4)", message)
         assert "the learning rate was 0.1" in message
         assert f"kept: the last good checkpoint is {case.last}" in message
     else:
