@@ -30,6 +30,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "full": (),
     "clinical off": (f"{MODEL}clinical=0",),
     "perceptual off": (f"{MODEL}perceptual=0",),
+    "frequency off": (f"{MODEL}frequency=0",),
     "GAN off": (f"{MODEL}adversarial=0",),
     "discriminator as fast": (f"{MODEL}discriminator_rate=1",),
     "attention off": (f"{NETWORK}attention=false",),
