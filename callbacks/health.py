@@ -113,8 +113,9 @@ class HealthAlarm(Callback):
     ) -> None:
         """Let the batch go."""
         self._batch = None
-        if self.min_discriminator is not None and "train/discriminator" in trainer.callback_metrics:
-            self._verdicts.append(trainer.callback_metrics["train/discriminator"].detach())
+        verdict = None if self.min_discriminator is None else trainer.callback_metrics.get("train/discriminator")
+        if verdict is not None:
+            self._verdicts.append(verdict.detach())
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn of a discriminator that has won."""

@@ -24,7 +24,7 @@ from datamodules.reports.labels import FINDINGS
 from lightning_modules import stages
 from lightning_modules.networks.classifier import ClassifierConfig, ClassifierOutput, FindingNetwork
 from lightning_modules.networks.quantizer import float32
-from lightning_modules.networks.ranks import distributed, sum_over_ranks
+from lightning_modules.networks.ranks import sum_over_ranks, world_size
 from lightning_modules.schedule import with_schedule
 
 STAGE = "classifier"
@@ -100,7 +100,7 @@ def masked_bce(logits: Tensor, labels: Tensor, *, positive_weight: float = 1.0) 
         pos_weight=torch.tensor(positive_weight, device=logits.device),
         reduction="none",
     )
-    ranks = torch.distributed.get_world_size() if distributed() else 1
+    ranks = world_size()
     count = sum_over_ranks(known.sum().float()) / ranks
     return torch.where(known, losses, 0.0).sum() / count.clamp(min=1 / ranks)
 

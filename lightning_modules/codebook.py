@@ -121,7 +121,6 @@ class ImageCodebook(lightning.LightningModule):
         self.train_codes = CodeUsage(config.codes)
         self.metrics = ReconstructionMetrics(config.codes)
         self.parts: CodeParts | None = None  # while predicting
-        self.codes_digest = ""
 
     def encode(self, image: Tensor) -> Tensor:
         """Image [B,1,H,W] in [-1,1] → codes int64 [B,h,w]."""
@@ -191,8 +190,8 @@ class ImageCodebook(lightning.LightningModule):
         self.train_codes.update(output.codes)
         playing = self.adversarial > 0 and self.global_step >= self.discriminator_start
         with float32(image.device):
-            push = self.game.push if playing else 0.0
-            loss = self.autoencoder_loss(output.reconstruction, image, adversarial=self.adversarial_weight * push)
+            adversarial = self.adversarial_weight * self.game.push
+            loss = self.autoencoder_loss(output.reconstruction, image, adversarial=adversarial)
         total = loss.surrogate + self.commitment * output.commitment
         parts = loss.parts | {"commitment": output.commitment.detach()}
         if playing:
@@ -269,9 +268,8 @@ class ImageCodebook(lightning.LightningModule):
         if not self.trainer.ckpt_path:
             raise ValueError("predict writes the token cache of a trained codebook: give it with --ckpt_path")
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.codes_digest = stages.file_digest(str(self.trainer.ckpt_path))
         facts = {
-            "checkpoint": self.codes_digest,
+            "checkpoint": stages.file_digest(str(self.trainer.ckpt_path)),
             "data": data.tokens_key,
             "pictures": data.pictures(data.manifest.frame["image_id"].tolist()).digest(),
             "precision": str(self.trainer.precision),
@@ -300,7 +298,7 @@ class ImageCodebook(lightning.LightningModule):
                 self.parts.path,
                 image_ids=image_ids,
                 codes=codes,
-                checkpoint_digest=self.codes_digest,
+                checkpoint_digest=self.parts.facts["checkpoint"],
                 codes_total=total,
             )
             self.parts.remove()

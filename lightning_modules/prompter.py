@@ -27,7 +27,7 @@ from lightning_modules.networks.instruct import Instruction, chats, report_of
 from lightning_modules.networks.language_model import IGNORED, LanguageModelConfig
 from lightning_modules.networks.packing import can_pack, pack
 from lightning_modules.networks.prompt_file import PromptFile
-from lightning_modules.networks.ranks import distributed, sum_over_ranks
+from lightning_modules.networks.ranks import sum_over_ranks, world_size
 from lightning_modules.networks.report_metrics import Baseline, ReportMetrics
 from lightning_modules.networks.report_writer import Sampling, Writer, one_line
 from lightning_modules.networks.requests import MODES, Mode
@@ -238,7 +238,7 @@ class ReportPrompter(lightning.LightningModule):
         ]
         losses, tokens = self._losses(parts.codec.prompts([p for p, _ in examples]), [report for _, report in examples])
         count = sum_over_ranks(torch.tensor(float(tokens), device=self.device))
-        ranks = torch.distributed.get_world_size() if distributed() else 1
+        ranks = world_size()
         loss = losses / (count / ranks).clamp(min=1)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["report"]), sync_dist=True)
         return loss

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_modules.networks.ranks import distributed, gather_rows
+from lightning_modules.networks.ranks import distributed, gather_rows, world_size
 from lightning_modules.networks.text_encoder import TextEncoder, TextEncoderConfig
 from lightning_modules.networks.tokenizer import Tokens, pool_words
 from lightning_modules.networks.transformer import Block, init_weights
@@ -331,7 +331,7 @@ def contrastive_loss(
         to_text, to_image = late_interaction(patches, words, mask)
     targets = soft_targets(labels, all_labels, texts, all_texts, same_labels=same_labels)
     # DDP takes the mean over ranks: a rank with one row more counts so much more.
-    share = len(labels) * (dist.get_world_size() if distributed() else 1) / len(all_labels)
+    share = len(labels) * world_size() / len(all_labels)
     return (
         0.5 * share * (soft_cross_entropy(scale * to_text, targets) + soft_cross_entropy(scale * to_image.T, targets))
     )

@@ -6,10 +6,9 @@ nothing holds the two players together: on the phantom a discriminator at the de
 1703.10717, section 3.4) a set level of the discriminator's loss decides how much each player may do.
 """
 
-import torch.distributed as dist
 from torch import Tensor
 
-from lightning_modules.networks.ranks import distributed, sum_over_ranks
+from lightning_modules.networks.ranks import sum_over_ranks, world_size
 
 KEPT = 0.9  # share of the former level that a batch leaves
 
@@ -44,6 +43,6 @@ class EvenGame:
         """
         if self.target is None:
             return True
-        mean = float(sum_over_ranks(loss.detach().float().clone())) / (dist.get_world_size() if distributed() else 1)
+        mean = float(sum_over_ranks(loss.detach().float().clone())) / world_size()
         self.level = KEPT * self.level + (1 - KEPT) * mean
         return self.level > self.target

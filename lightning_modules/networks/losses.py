@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_modules.networks.ranks import distributed, sum_over_ranks
+from lightning_modules.networks.ranks import sum_over_ranks, world_size
 
 # A discriminator that tells nothing has vanishing gradients. Without a bound, the ratio would go on pushing the decoder
 # at full strength along them, and the discriminator would never recover. Taming's bound of 1e4 is for a fidelity summed
@@ -42,7 +41,7 @@ def adaptive_weight(output: Tensor, weight: Tensor, *, fidelity: Tensor, adversa
     for gradient in (fidelity, adversarial):
         (at_weight,) = torch.autograd.grad(output, weight, grad_outputs=gradient, retain_graph=True)
         at_weight = sum_over_ranks(at_weight.float())
-        norms.append(at_weight.norm() / (dist.get_world_size() if distributed() else 1))
+        norms.append(at_weight.norm() / world_size())
     return (norms[0] / (norms[1] + 1e-6)).clamp(0, ADAPTIVE_LIMIT).detach()
 
 

@@ -15,6 +15,11 @@ def distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def world_size() -> int:
+    """How many ranks there are; 1 without a process group."""
+    return dist.get_world_size() if distributed() else 1
+
+
 def sum_over_ranks(x: Tensor) -> Tensor:
     """The sum of x over all ranks; x itself where there is one."""
     if distributed():

@@ -17,7 +17,7 @@ from lightning_modules.networks.vqgan import VQGANConfig
 # Many codes die and are restarted within 50 steps.
 LIVELY = VQGANConfig(resolution=16, channels=(8, 16), code_dim=8, codes=32, decay=0.8, restart_below=0.3)
 COUNT, BATCH, EPOCHS = 40, 8, 10
-SEEDS = (7, 2, 6, 0, 4)
+SEEDS = (7, 6, 0, 4, 1)
 
 
 def images() -> Tensor:
@@ -93,11 +93,11 @@ def test_two_ranks_with_half_the_batch_each_reach_the_codebook_of_one_rank(tmp_p
         assert one["updates"] == first["updates"] == 50
         # What ranks that do not meet would reach.
         (half,) = fit(folder / "half", ranks=1, cut=BATCH // 2, seed=seed)
-        assert distance(half, one) > 0.1
+        assert distance(half, one) > 0.2
         if distance(first, one) < 0.02:
             break
     assert distance(first, one) < 0.02
-    assert one["restarted"] >= 7
+    assert one["restarted"] > 8
     assert abs(int(one["restarted"] - first["restarted"])) <= 1
     assert (one["codes"] == first["codes"]).float().mean() > 0.98
 
