@@ -10,6 +10,7 @@ bytes, interrupted or not. `datamodules.prepared` opens what was written.
 import contextlib
 import dataclasses
 import json
+import multiprocessing
 import os
 import shutil
 import sys
@@ -136,6 +137,12 @@ def _alone(out: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        # Set while a spawned process imports its main module, where multiprocessing refuses to start processes.
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise RuntimeError(
+                f"a worker process that fills {out} runs the main script anew and would wait for itself; put what the "
+                'script does under `if __name__ == "__main__":`'
+            ) from None
         print(f"images: waiting for another process that is filling {out}", file=sys.stderr, flush=True)
         lock.acquire()
     try:

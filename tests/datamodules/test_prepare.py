@@ -199,6 +199,22 @@ def test_processes_that_start_at_once_make_a_store_once(tmp_path, monkeypatch, c
     assert "waiting for another process" in capsys.readouterr().err
 
 
+def test_a_script_without_main_guard_is_told_of_it_instead_of_waiting_for_itself(tmp_path):
+    write_pictures(tmp_path / "in", shard_writer.IN_PROCESS + 1)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from datamodules.prepare import prepare\n"
+        "from tests.datamodules.pictures import manifest_of\n"
+        f"paths = sorted(Path({str(tmp_path / 'in')!r}).iterdir())\n"
+        f"prepare(manifest_of(paths), sizes=[8], out=Path({str(tmp_path / 'out')!r}), workers=2)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode
+    assert 'put what the script does under `if __name__ == "__main__":`' in done.stderr
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(tmp_path):
     folder = tmp_path / "in"
