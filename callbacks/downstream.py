@@ -12,7 +12,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from callbacks.extraction import check_images, describe, extract, images_of
-from callbacks.metrics.auroc import MaskedAUROC, MultiLabelAUROC
+from callbacks.metrics.auroc import MultiLabelAUROC, ScoreBank, multi_label_auroc
+from callbacks.metrics.auroc_interval import LEVEL, RESAMPLES, interval, resampled_macros
 from callbacks.protocols import Extractor, as_extractor
 from datamodules.manifest import Batch
 from datamodules.reports.labels import FINDINGS
@@ -32,6 +33,8 @@ class DownstreamClassifier(Callback):
       what images without information would reach (0.5 over real), since a ratio does not start from 0.
       `<prefix>/auroc_<ratio>/<finding>`: the same ratio for each finding in the macro. With few positives it is
       noisy: their number stands in the protocol.
+    - `<prefix>/auroc_{<side>,<ratio>}_{low,high}`: where the macros and their ratio lie in 95 % of draws of as many
+      patients, see `resampled_macros`.
     - `<prefix>/auroc_findings`: how many findings are in the macro average.
 
     A finding left out is named with its counts in the protocol. With no finding in, the macro is NaN.
@@ -59,7 +62,7 @@ class DownstreamClassifier(Callback):
         self.module = extractor
         self.output, self.prefix, self.ratio, self.min_positives = output, prefix, ratio, min_positives
         self.extractor: Extractor
-        self.sides: dict[str, MaskedAUROC] = {}
+        self.sides: dict[str, ScoreBank] = {}
         self._protocol: dict[str, Any] = {}
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -67,10 +70,7 @@ class DownstreamClassifier(Callback):
         self.extractor = as_extractor(self.module)
         self.module.to(pl_module.device)
         self._protocol = {}
-        self.sides = {
-            side: MaskedAUROC(len(FINDINGS), min_positives=self.min_positives).to(pl_module.device)
-            for side in ("real", self.output)
-        }
+        self.sides = {side: ScoreBank(len(FINDINGS)).to(pl_module.device) for side in ("real", self.output)}
         for metric in self.sides.values():
             metric.start()
 
@@ -89,11 +89,15 @@ class DownstreamClassifier(Callback):
         fake = images_of(outputs, key=self.output, like=real, ids=ids)
         for side, images in (("real", real), (self.output, fake)):
             logits = extract(self.extractor, images, method="logits", what=side, ids=ids)
-            self.sides[side].add(logits, batch["labels"], ids=ids)
+            self.sides[side].add(logits, batch["labels"], ids=ids, patients=batch["patient_id"])
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather and log; every rank takes part and logs the same."""
-        real, fake = self.sides["real"].result(), self.sides[self.output].result()
+        rows = [self.sides[side].gathered() for side in ("real", self.output)]
+        real, fake = (
+            multi_label_auroc(one.scores, one.labels, min_positives=self.min_positives, repeated=one.repeated)
+            for one in rows
+        )
         values = {
             f"{self.prefix}/auroc_real": real.macro,
             f"{self.prefix}/auroc_{self.output}": fake.macro,
@@ -111,6 +115,12 @@ class DownstreamClassifier(Callback):
             if included:
                 ratio = at_fake / at_real if at_real else math.nan
                 values[f"{self.prefix}/auroc_{self.ratio}/{slug(finding)}"] = ratio
+        macros = resampled_macros(
+            [one.scores for one in rows], rows[0].labels, groups=rows[0].patients, min_positives=self.min_positives
+        )
+        for name, draws in (("real", macros[0]), (self.output, macros[1]), (self.ratio, macros[1] / macros[0])):
+            for end, value in zip(("low", "high"), interval(draws), strict=True):
+                values[f"{self.prefix}/auroc_{name}_{end}"] = value
         for key, value in values.items():
             pl_module.log(key, torch.tensor(value, device=pl_module.device), sync_dist=True, batch_size=1)
         self._protocol = self._describe(real, [key for key, value in values.items() if math.isnan(value)])
@@ -132,6 +142,7 @@ class DownstreamClassifier(Callback):
             "n": result.n,
             "repeated_left_out": result.repeated,
             "min_positives": self.min_positives,
+            "interval": f"{LEVEL:.0%} of {RESAMPLES} bootstrap draws of patients",
             "included": {f: counts[f] for f in included},
             "left_out": {f: c for f, c in counts.items() if f not in included},
         }

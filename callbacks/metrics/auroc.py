@@ -1,4 +1,4 @@
-"""`MaskedAUROC`: exact AUROC of each of the 14 findings with unknown labels left out, and their macro average.
+"""Exact AUROC of each of the 14 findings with unknown labels left out, and their macro average; `ScoreBank`.
 
 N images, F findings. A label is 1, 0 or NaN = unknown; an image counts for the findings whose label is known.
 """
@@ -24,6 +24,15 @@ class MultiLabelAUROC(NamedTuple):
 
     n: int
     repeated: int
+
+
+class ScoredRows(NamedTuple):
+    """N images with their scores and labels."""
+
+    scores: Tensor  # float32 [N,F]
+    labels: Tensor  # float32 [N,F] of 1, 0, NaN
+    patients: Tensor  # int64 [N], equal for images of one patient
+    repeated: int  # images left out since their id was there already
 
 
 def binary_auroc(scores: Tensor, labels: Tensor) -> float:
@@ -62,21 +71,17 @@ def multi_label_auroc(scores: Tensor, labels: Tensor, *, min_positives: int, rep
     return MultiLabelAUROC(values, positives, negatives, included, macro, len(labels), repeated)
 
 
-class MaskedAUROC(RowBank):
-    """AUROC over a test set, one row an image, the same on every number of ranks.
+class ScoreBank(RowBank):
+    """Scores and labels of a test set, one row an image, the same on every number of ranks.
 
     Args:
         findings: F.
-        min_positives: see `multi_label_auroc`.
     """
 
-    higher_is_better = True
-
-    def __init__(self, findings: int = 14, *, min_positives: int = 1) -> None:
+    def __init__(self, findings: int = 14) -> None:
         super().__init__(2 * findings)
-        self.min_positives = min_positives
 
-    def add(self, scores: Tensor, labels: Tensor, *, ids: Sequence[str]) -> None:
+    def add(self, scores: Tensor, labels: Tensor, *, ids: Sequence[str], patients: Sequence[str]) -> None:
         """Add scores float [B,F] and labels float [B,F] of 1, 0, NaN.
 
         Raises:
@@ -89,10 +94,10 @@ class MaskedAUROC(RowBank):
                 f"image {ids[row]}: label {column} is {labels[row, column].item():g}; expected 1, 0 or NaN "
                 "(the datamodule's policy resolves -1)"
             )
-        self.update(torch.cat([scores.float(), labels.to(scores.device).float()], dim=1), ids, ids)
+        self.update(torch.cat([scores.float(), labels.to(scores.device).float()], dim=1), ids, patients)
 
-    def result(self) -> MultiLabelAUROC:
-        """The AUROCs over all images of all ranks."""
+    def gathered(self) -> ScoredRows:
+        """What was added on all ranks, one row an image, in an order that depends on the image ids alone."""
         rows: Rows = self.compute()
         scores, labels = rows.values.chunk(2, dim=1)
-        return multi_label_auroc(scores, labels, min_positives=self.min_positives, repeated=rows.repeated)
+        return ScoredRows(scores, labels, rows.groups, rows.repeated)

@@ -7,7 +7,7 @@ from datamodules.manifest import Manifest, encode_boxes, make_manifest
 from datamodules.phantom.render import boxes
 from datamodules.phantom.report import report, study_labels
 from datamodules.phantom.study import study
-from datamodules.reports.labels import FINDINGS
+from datamodules.reports.labels import FINDINGS, SPLITS
 from datamodules.reports.sections import Section, choose, split_sections
 
 _REFERENCE = re.compile(r"phantom:(\d+):(\d+)")
@@ -36,7 +36,9 @@ def split_of(patient_id: str) -> str:
     return "validate" if part == 8 else "test" if part == 9 else "train"
 
 
-def read(root: str = "phantom", *, studies: int, seed: int = 0, section: Section = "findings") -> Manifest:
+def read(
+    root: str = "phantom", *, studies: int, seed: int = 0, section: Section = "findings", split: str | None = None
+) -> Manifest:
     """The manifest of studies 0 .. `studies` - 1.
 
     Args:
@@ -44,12 +46,15 @@ def read(root: str = "phantom", *, studies: int, seed: int = 0, section: Section
         studies: how many, ≥ 1; studies 2k and 2k+1 are one patient.
         seed: of the data set.
         section: which part of the report becomes the `report` column.
+        split: puts all studies into this one: a larger test set, of another seed than what was trained on.
 
     Raises:
-        ValueError: if `studies` is less than 1.
+        ValueError: if `studies` is less than 1, or for a split that does not exist.
     """
     if studies < 1:
         raise ValueError(f"the phantom data set needs studies >= 1, but got {studies}")
+    if split not in (None, *SPLITS):
+        raise ValueError(f"layout_options.split is {split!r}; expected null or one of {list(SPLITS)}")
     rows = []
     for index in range(studies):
         one = study(seed, index)
@@ -60,7 +65,7 @@ def read(root: str = "phantom", *, studies: int, seed: int = 0, section: Section
             "study_id": one.study_id,
             "patient_id": one.patient_id,
             "view": one.view,
-            "split": split_of(one.patient_id),
+            "split": split or split_of(one.patient_id),
             "report": text,
             "report_source": source,
             "boxes": encode_boxes(boxes(one)),

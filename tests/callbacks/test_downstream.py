@@ -50,7 +50,12 @@ def test_macro_and_findings_equal_sklearn_on_both_sides(tmp_path: Path):
     # Smoothing lets neighbouring rows, other findings, into each: less is left to see.
     assert got["classifier/auroc_synthetic"] < got["classifier/auroc_real"]
 
+    for name in ("real", "synthetic", "ratio"):
+        key = f"classifier/auroc_{name}"
+        assert got[f"{key}_low"] < got[key] < got[f"{key}_high"]
+
     stated = callback.protocol()["classifier/auroc_synthetic"]
+    assert stated["interval"] == "95% of 1000 bootstrap draws of patients"
     assert set(stated["included"]) == {FINDINGS[f] for f in included}
     assert stated["left_out"]["Pleural Other"] == {"positives": 0, "negatives": 60}
     assert "undefined" not in stated

@@ -32,6 +32,16 @@ def test_unknown_layout_and_option(tmp_path):
         layouts.read("nih", tmp_path, studies=3)
 
 
+def test_all_phantoms_may_be_in_one_split():
+    usual = layouts.read("phantom", None, studies=40, seed=1)
+    assert set(usual.frame["split"]) == {"train", "validate", "test"}
+    fresh = layouts.read("phantom", None, studies=40, seed=1, split="test")
+    assert set(fresh.frame["split"]) == {"test"}
+    assert fresh.frame["image"].tolist() == usual.frame["image"].tolist()
+    with pytest.raises(ValueError, match=r"layout_options.split is 'valid'; expected null or one of \['train', "):
+        layouts.read("phantom", None, studies=4, split="valid")
+
+
 def test_views():
     names = pd.Series(["pa", "AP_Supine", "LL", " L ", None, "antero-posterior"])
     views = normalise_views(names, file=Path("f.csv"), option="o")

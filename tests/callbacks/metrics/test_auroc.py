@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from callbacks.metrics.auroc import MaskedAUROC, binary_auroc, multi_label_auroc
+from callbacks.metrics.auroc import ScoreBank, binary_auroc, multi_label_auroc
 
 
 def test_binary_auroc_by_hand():
@@ -44,17 +44,20 @@ def test_unknown_labels_are_left_out_and_rare_findings_are_not_in_the_macro():
     assert math.isnan(multi_label_auroc(scores, labels, min_positives=3).macro)
 
 
-def test_metric_counts_an_image_once_and_names_a_wrong_label():
+def test_bank_counts_an_image_once_and_names_a_wrong_label():
     generator = torch.Generator().manual_seed(0)
     scores, labels = torch.randn(20, 3, generator=generator), torch.randint(0, 2, (20, 3), generator=generator).float()
-    ids = [f"i{k}" for k in range(20)]
-    metric = MaskedAUROC(3)
-    metric.add(scores[:12], labels[:12], ids=ids[:12])
-    metric.add(scores[10:], labels[10:], ids=ids[10:])
-    result = metric.result()
-    assert result.repeated == 2
-    assert result.n == 20
+    ids, patients = [f"i{k}" for k in range(20)], [f"p{k // 2}" for k in range(20)]
+    metric = ScoreBank(3)
+    metric.add(scores[:12], labels[:12], ids=ids[:12], patients=patients[:12])
+    metric.add(scores[10:], labels[10:], ids=ids[10:], patients=patients[10:])
+    rows = metric.gathered()
+    assert rows.repeated == 2
+    assert len(rows.patients) == 20
+    assert len(rows.patients.unique()) == 10
+    result = multi_label_auroc(rows.scores, rows.labels, min_positives=1, repeated=rows.repeated)
+    assert (result.n, result.repeated) == (20, 2)
     assert result.macro == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
     labels[4, 2] = -1
     with pytest.raises(ValueError, match="image i4: label 2 is -1; expected 1, 0 or NaN"):
-        metric.add(scores, labels, ids=ids)
+        metric.add(scores, labels, ids=ids, patients=patients)
