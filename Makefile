@@ -67,7 +67,7 @@ NETWORKS := lightning_modules/networks
 CODE_all := lightning_modules/schedule.py lightning_modules/optimizers.py $(NETWORKS)/ranks.py
 CODE_classifier := $(CODE_all) lightning_modules/classifier.py $(NETWORKS)/classifier.py
 CODE_codebook := $(CODE_all) lightning_modules/codebook.py \
-  $(addprefix $(NETWORKS)/,vqgan.py codes.py code_parts.py quantizer.py fsq.py lfq.py discriminator.py even_game.py losses.py transformer.py)
+  $(addprefix $(NETWORKS)/,vqgan.py codes.py code_parts.py quantizer.py fsq.py lfq.py discriminator.py losses.py transformer.py)
 CODE_text := $(CODE_all) $(addprefix $(NETWORKS)/,tokenizer.py transformer.py text_encoder.py alignment.py key_patches.py)
 CODE_aligner := $(CODE_text) lightning_modules/aligner.py $(addprefix $(NETWORKS)/,presence.py pointing.py key_patch_build.py)
 CODE_generator := $(CODE_text) lightning_modules/generator.py $(addprefix $(NETWORKS)/,masked_generator.py sampling.py)

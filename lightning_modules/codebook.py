@@ -27,7 +27,6 @@ from lightning_modules.classifier import FrozenFindingClassifier
 from lightning_modules.networks import losses
 from lightning_modules.networks.code_parts import CodeParts
 from lightning_modules.networks.discriminator import PatchDiscriminator
-from lightning_modules.networks.even_game import EvenGame
 from lightning_modules.networks.features import FeatureNetwork
 from lightning_modules.networks.fidelity import NETWORK_TERMS, fidelity
 from lightning_modules.networks.quantizer import CodeUsage, float32
@@ -65,7 +64,6 @@ class ImageCodebook(lightning.LightningModule):
         discriminator_start: optimiser step at which the discriminator begins to learn.
         discriminator_ramp: steps over which its weight grows linearly from 0.
         discriminator_rate: its learning rate over the autoencoder's.
-        discriminator_target: the hinge loss at which it is kept, see `EvenGame`; null is VQ-GAN's game.
         discriminator_width: channels of its first layer, a multiple of 8.
         cosine: let the learning rate fall to 0 along half a cosine over the run.
         compile: let torch.compile make encoder and decoder at their first use; slower on CPUs.
@@ -89,7 +87,6 @@ class ImageCodebook(lightning.LightningModule):
         discriminator_start: int = 1000,
         discriminator_ramp: int = 500,
         discriminator_rate: float = 1.0,
-        discriminator_target: float | None = None,
         discriminator_width: int = 32,
         cosine: bool = True,
         compile: bool = False,
@@ -114,7 +111,7 @@ class ImageCodebook(lightning.LightningModule):
         self.classifier_ckpt, self.optimizer, self.cosine = classifier_ckpt, optimizer, cosine
         self.adversarial, self.commitment = adversarial, commitment
         self.discriminator_start, self.discriminator_ramp = discriminator_start, discriminator_ramp
-        self.discriminator_rate, self.game = discriminator_rate, EvenGame(discriminator_target)
+        self.discriminator_rate = discriminator_rate
         # In a dictionary, so that torch does not register them: neither trained nor saved nor sent to the optimiser.
         self.features: dict[str, FeatureNetwork] = {}
         self.feature_digests: dict[str, str] = {}
@@ -190,13 +187,12 @@ class ImageCodebook(lightning.LightningModule):
         self.train_codes.update(output.codes)
         playing = self.adversarial > 0 and self.global_step >= self.discriminator_start
         with float32(image.device):
-            adversarial = self.adversarial_weight * self.game.push
-            loss = self.autoencoder_loss(output.reconstruction, image, adversarial=adversarial)
+            loss = self.autoencoder_loss(output.reconstruction, image, adversarial=self.adversarial_weight)
         total = loss.surrogate + self.commitment * output.commitment
         parts = loss.parts | {"commitment": output.commitment.detach()}
         if playing:
             verdict = self.discriminator_loss(output.reconstruction.detach(), image)
-            total = total + verdict * self.game.learns(verdict)
+            total = total + verdict
             parts["discriminator"] = verdict.detach()
         else:
             # Every parameter takes part in every step, as DDP asks; the gradients are zero.
@@ -333,10 +329,9 @@ class ImageCodebook(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Mark the checkpoint as a codebook's and name the networks it was trained against."""
-        stages.stamp(checkpoint, stage=STAGE, features=self.feature_digests, level=self.game.level)
+        stages.stamp(checkpoint, stage=STAGE, features=self.feature_digests)
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Refuse another stage's checkpoint."""
         stages.check_stage(checkpoint, stage=STAGE)
         self.feature_digests = dict(checkpoint[stages.KEY].get("features") or {})
-        self.game.level = checkpoint[stages.KEY].get("level", 1.0)

@@ -25,7 +25,7 @@ MODEL, NETWORK = "--model.init_args.", "--model.init_args.network."
 # Of metrics.json, without the prefix "codebook/".
 FIGURES = (
     "rfid", "rfid_low", "rfid_high", "rfid_blur", "rkid", "psnr", "ssim", "l1", "usage", "perplexity",
-    "auroc_real", "auroc_reconstruction", "auroc_retained",
+    "auroc_real", "auroc_reconstruction", "auroc_retained", "auroc_retained_low", "auroc_retained_high",
 )  # fmt: skip
 
 
