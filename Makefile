@@ -201,8 +201,8 @@ $(eval $(call codebook_1024,nih,nih,configs/codebook.yaml configs/experiment/nih
 runs/codebook-1024/nih/fit.done: runs/nih/root
 
 # The same checkpoint on ten times as many images: its AUROC is known to .001 there, to .005 on the test split.
-FRESH := -c configs/base.yaml -c configs/codebook.yaml -c configs/experiment/codebook-1024.yaml -c configs/experiment/phantom-fresh.yaml
-runs/codebook-1024/phantom-fresh/metrics.json: runs/codebook-1024/phantom/fit.done runs/demo/classifier/fit.done configs/experiment/phantom-fresh.yaml $(MEASURES)
+FRESH := -c configs/base.yaml -c configs/codebook.yaml -c configs/experiment/codebook-1024.yaml -c configs/experiment/codebook-fresh.yaml
+runs/codebook-1024/phantom-fresh/metrics.json: runs/codebook-1024/phantom/fit.done runs/demo/classifier/fit.done configs/experiment/codebook-fresh.yaml $(MEASURES)
 	$(PY) main.py test $(FRESH) --run_dir=$(@D) --ckpt_path=$(call last,runs/codebook-1024/phantom)
 
 .PHONY: codebook-phantom codebook-nih

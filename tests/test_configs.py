@@ -1,6 +1,5 @@
 """Every YAML under configs/ is run or parsed by the real command line."""
 
-import json
 import math
 import os
 import shutil
@@ -95,15 +94,6 @@ def test_the_codebook_panel_measures_and_draws(chain: Chain, tmp_path: Path) -> 
     assert written["codebook/cnr_findings"] >= 1
     assert written["protocol"]["metrics"]["codebook/cnr_retained"]["included"]
     assert (tmp_path / "pictures" / "atlas.png").is_file()
-
-
-def test_fresh_phantoms_are_all_test_images_of_another_seed(chain: Chain, tmp_path: Path) -> None:
-    configs = ("configs/experiment/phantom-fresh.yaml",)
-    arguments = chain.arguments("test", "codebook", f"--run_dir={tmp_path}", configs=configs)
-    arguments = [a for a in arguments if "layout_options" not in a]
-    cli = main([*arguments, "--data.init_args.layout_options.studies=12", "--trainer.callbacks+=MetricsFile"])
-    assert [row.split("-")[1] for row in cli.datamodule.manifest.frame["image_id"]] == ["2"] * 12
-    assert json.loads((tmp_path / "metrics.json").read_text())["protocol"]["n"] == 12
 
 
 @pytest.mark.parametrize("file", BY_FOLDER["trainer"])

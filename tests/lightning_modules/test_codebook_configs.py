@@ -77,3 +77,18 @@ def test_they_train_and_are_tested_with_the_panel(
     assert 0 < written["codebook/ms_ssim"] < 1
     assert "codebook/cnr_retained" in written
     assert (run / "pictures/atlas.png").is_file()
+    if name == "demo":
+        tested_on_fresh_phantoms(common, checkpoint=run / "checkpoints/last.ckpt")
+
+
+def tested_on_fresh_phantoms(common: list[str], *, checkpoint: Path) -> None:
+    arguments = [a for a in common if "layout_options" not in a]
+    panel = arguments.index(str(ROOT / "configs" / PANEL))
+    arguments[panel] = str(ROOT / "configs/experiment/codebook-fresh.yaml")
+    cli = main(["test", *arguments, "--data.init_args.layout_options.studies=40", f"--ckpt_path={checkpoint}"])
+    ids = cli.datamodule.manifest.frame["image_id"]
+    assert [image_id.split("-")[1] for image_id in ids] == ["2"] * 40
+    written = json.loads(Path("runs/codebook-1024/phantom-fresh/metrics.json").read_text())
+    assert written["protocol"]["n"] == 40
+    assert written["codebook/rfid"] > 0
+    assert written["codebook/auroc_retained_low"] <= written["codebook/auroc_retained_high"]
