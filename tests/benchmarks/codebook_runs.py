@@ -6,6 +6,7 @@ of the shipped configs are left out: a side that collapses is a result.
 """
 
 import argparse
+import importlib.util
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -93,6 +94,12 @@ def subject(setting: Setting) -> Subject:
     )
 
 
+def side_folder(setting: Setting, name: str, *, seed: int) -> Path:
+    """Where a side's run is."""
+    slug = name.replace(",", "").replace(" ", "-").lower()
+    return setting.folder / f"{slug}-{seed}"
+
+
 def run(
     setting: Setting,
     about: Subject,
@@ -116,8 +123,7 @@ def run(
         `FIGURES`, steps, seconds of wall-clock and processor time, parameters by part, and "protocol" as metrics.json
         has it.
     """
-    slug = name.replace(",", "").replace(" ", "-").lower()
-    folder = setting.folder / f"{slug}-{seed}"
+    folder = side_folder(setting, name, seed=seed)
     done = folder / "result.json"
     wished = about.protocol | {"changes": list(changes), "callbacks": list(callbacks), "seed": seed}
     if done.is_file():
@@ -159,6 +165,38 @@ def trained(
     sizes = {part: parameters(getattr(network, part)) for part in ("encoder", "decoder")}
     figures = {figure: metrics[f"codebook/{figure}"] for figure in FIGURES}
     return trained_for | {"parameters": sizes} | figures | {"protocol": metrics["protocol"]}
+
+
+def seen_by_lite0(setting: Setting, changes: Sequence[str], *, folder: Path) -> dict[str, Any]:
+    """rFID of a trained side as EfficientNet-Lite0 sees it: no loss and no label of the data has shaped that network.
+
+    Args:
+        setting: of all sides.
+        changes: arguments that make this side.
+        folder: the side's.
+
+    Returns:
+        {"rfid_lite0", "rfid_lite0_low", "rfid_lite0_high", "rfid_lite0_blur"}; empty where the extra `lite0` is not
+        installed.
+    """
+    if importlib.util.find_spec("efficientnet_lite_pytorch") is None:
+        return {}
+    distance = {
+        "class_path": "FrechetDistance",
+        "init_args": {
+            "extractor": {"class_path": "lightning_modules.feature_networks.FrozenEfficientNetLite0"},
+            "output": "reconstruction", "prefix": "codebook", "name": "rfid_lite0", "floor": False,
+        },
+    }  # fmt: skip
+    fixed = (
+        f"--trainer.callbacks={json.dumps([{'class_path': 'MetricsFile'}, distance])}", "--trainer.logger=false",
+        "--trainer.max_epochs=0", f"--run_dir={folder / 'lite0'}",
+    )  # fmt: skip
+    cli: CXRSynthCLI = command_line(["fit", *setting.arguments(changes), *fixed])
+    checkpoint = folder / "checkpoints/last.ckpt"
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
+    metrics = json.loads((folder / "lite0" / "metrics.json").read_text())
+    return {f"rfid_lite0{end}": metrics[f"codebook/rfid_lite0{end}"] for end in ("", "_low", "_high", "_blur")}
 
 
 def measures(judge: str) -> list[dict[str, Any]]:
@@ -211,6 +249,6 @@ def table(sides: Mapping[str, Sequence[Mapping[str, Any]]], figures: Sequence[st
     """The figures of each side's runs, one side a line."""
     lines = [f"{'':<30}" + "".join(f"{name:>18}" for name in figures)]
     for name, runs in sides.items():
-        cells = (" / ".join("-" if one[key] is None else f"{one[key]:.4g}" for one in runs) for key in figures)
+        cells = (" / ".join("-" if one.get(key) is None else f"{one[key]:.4g}" for one in runs) for key in figures)
         lines.append(f"{name:<30}" + "".join(f"{cell:>18}" for cell in cells))
     return "\n".join(lines)

@@ -78,10 +78,10 @@ def test_they_train_and_are_tested_with_the_panel(
     assert "codebook/cnr_retained" in written
     assert (run / "pictures/atlas.png").is_file()
     if name == "demo":
-        tested_on_fresh_phantoms(common, checkpoint=run / "checkpoints/last.ckpt")
+        check_fresh_phantoms(common, checkpoint=run / "checkpoints/last.ckpt")
 
 
-def tested_on_fresh_phantoms(common: list[str], *, checkpoint: Path) -> None:
+def check_fresh_phantoms(common: list[str], *, checkpoint: Path) -> None:
     arguments = [a for a in common if "layout_options" not in a]
     panel = arguments.index(str(ROOT / "configs" / PANEL))
     arguments[panel] = str(ROOT / "configs/experiment/codebook-fresh.yaml")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image.lpips import _LPIPS
 
+from callbacks.protocols import as_feature_extractor
 from lightning_modules import stages
 from lightning_modules.classifier import FrozenFindingClassifier
 from lightning_modules.codebook import ImageCodebook
@@ -121,6 +122,8 @@ def test_efficientnet_lite0_gives_the_maps_and_features_of_its_package():
         expected = reference.extract_features(((pixels - 127) / 128).repeat(1, 3, 1, 1))
     assert torch.allclose(output.maps[-1], expected, atol=1e-4)
     assert torch.allclose(output.features, expected.mean((2, 3)), atol=1e-4)
+    assert torch.equal(as_feature_extractor(ours).features(image), output.features)
+    assert output.features.shape == (len(image), ours.num_features)
     assert [(m.shape[1], m.shape[2]) for m in output.maps] == [(16, 32), (24, 16), (40, 8), (112, 4), (1280, 2)]
     output.features.sum().backward()
     assert image.grad.abs().max() > 0
