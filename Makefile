@@ -148,7 +148,7 @@ runs/demo/demo.done: $(DEMO) configs/experiment/demo-targets.yaml
 .PHONY: demo nih clean
 # Two lanes of one thread each do more than two threads one after the other: the prompter shares nothing with the images.
 $(addprefix runs/demo/,prompter/fit.done prompter/metrics.json features/fit.done classifier/fit.done codebook/fit.done): export OMP_NUM_THREADS := 1
-demo: .venv/installed ## the whole chain on the embedded phantom (under 30 minutes on 2 cores)
+demo: .venv/installed ## the whole chain on the embedded phantom (about 30 minutes on 2 cores with bf16 arithmetic)
 	$(MAKE) --no-print-directory -j2 runs/demo/demo.done
 	@cat runs/demo/table.txt
 
