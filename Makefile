@@ -67,7 +67,7 @@ NETWORKS := lightning_modules/networks
 CODE_all := lightning_modules/schedule.py lightning_modules/optimizers.py $(NETWORKS)/ranks.py
 CODE_classifier := $(CODE_all) lightning_modules/classifier.py $(NETWORKS)/classifier.py
 CODE_codebook := $(CODE_all) lightning_modules/codebook.py \
-  $(addprefix $(NETWORKS)/,vqgan.py codes.py code_parts.py quantizer.py fsq.py lfq.py discriminator.py losses.py transformer.py)
+  $(addprefix $(NETWORKS)/,vqgan.py codes.py code_parts.py fidelity.py features.py quantizer.py fsq.py lfq.py discriminator.py losses.py transformer.py)
 CODE_text := $(CODE_all) $(addprefix $(NETWORKS)/,tokenizer.py transformer.py text_encoder.py alignment.py key_patches.py)
 CODE_aligner := $(CODE_text) lightning_modules/aligner.py $(addprefix $(NETWORKS)/,presence.py pointing.py key_patch_build.py)
 CODE_generator := $(CODE_text) lightning_modules/generator.py $(addprefix $(NETWORKS)/,masked_generator.py sampling.py)
@@ -75,7 +75,7 @@ CODE_prompter := $(CODE_all) lightning_modules/prompter.py lightning_modules/pro
   $(addprefix $(NETWORKS)/,tokenizer.py language_model.py adapters.py packing.py examples.py generation.py requests.py prompt_file.py \
   report_writer.py written.py copying.py guided.py text_checks.py instruct.py ngram.py \
   labelers.py chexbert.py radgraph.py report_metrics.py text_metrics.py)
-MEASURES := $(wildcard callbacks/*.py callbacks/*/*.py)
+MEASURES := $(wildcard callbacks/*.py callbacks/*/*.py) $(NETWORKS)/reconstruction_metrics.py $(NETWORKS)/pointing.py
 
 # Weights, order of the images and their augmentation: nothing of a second classifier is that of the first.
 OTHER_SEEDS := --seed_everything=1 --data.init_args.seed=1

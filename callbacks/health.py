@@ -136,6 +136,12 @@ class HealthAlarm(Callback):
         nothing = torch.zeros(0, 1, 2, 2, device=pl_module.device)
         self.spread.update(nothing, nothing)
 
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep the batch for the message of an error in it."""
+        self._batch = batch
+
     def on_validation_batch_end(
         self,
         trainer: Trainer,
@@ -146,6 +152,7 @@ class HealthAlarm(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect reconstructions where the step made some."""
+        self._batch = None
         if isinstance(outputs, Mapping) and self.output in outputs:
             self.spread.update(outputs[self.output], batch["image"])
 

@@ -237,18 +237,18 @@ class ImageCodebook(lightning.LightningModule):
         self.log_dict({f"train/{name}": value for name, value in values.items()})
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Reconstruct and measure; {"reconstruction": float32 [B,1,H,W] in [-1,1]}."""
+        """Reconstruct and measure; {"reconstruction": float32 [B,1,H,W] in [-1,1], "codes": int64 [B,h,w]}."""
         codes = self.encode(batch["image"])
         reconstruction = self.decode(codes)
         self.metrics.update(reconstruction, batch["image"].float(), codes)
-        return {"reconstruction": reconstruction}
+        return {"reconstruction": reconstruction, "codes": codes}
 
     def on_validation_epoch_end(self) -> None:
         """Log `validate/{psnr,ssim,l1,usage,perplexity}`."""
         self.log_dict({f"validate/{name}": value for name, value in self.metrics.compute().items()})
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Reconstruct and measure; {"reconstruction": float32 [B,1,H,W] in [-1,1]}."""
+        """As `validation_step`."""
         return self.validation_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:

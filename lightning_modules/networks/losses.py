@@ -9,8 +9,7 @@ from torch.nn import functional
 from lightning_modules.networks.ranks import sum_over_ranks, world_size
 
 # A discriminator that tells nothing has vanishing gradients. Without a bound, the ratio would go on pushing the decoder
-# at full strength along them, and the discriminator would never recover. Taming's bound of 1e4 is for a fidelity summed
-# over pixels; ours is a mean, for which it would be 0.15 at 256 px and 2.4 at 64 px.
+# at full strength along them, and the discriminator would never recover; it did so at a bound of 100. Taming's is 1e4.
 ADAPTIVE_LIMIT = 1.0
 
 

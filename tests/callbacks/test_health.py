@@ -132,6 +132,15 @@ def test_nan_images_stop_before_the_step_and_keep_the_file(tmp_path):
     assert not broken_tensors(codebook.state_dict())
 
 
+def test_nan_images_of_the_validation_split_are_named(tmp_path):
+    case, codebook = Case(tmp_path), module()
+    codebook.on_validation_batch_start = poison(after=1)
+    message = case.stopped(codebook, smooth(24))
+    assert message.startswith("the quantiser got latents that it cannot take")
+    assert "stopped at step 3 (epoch 1)" in message
+    assert "the batch's 8 images are NOT finite: look at the data first (i08, i09, i10 and 5 more)" in message
+
+
 def test_nan_stops_before_the_step_names_the_loss_and_keeps_the_file(tmp_path):
     case, codebook = Case(tmp_path), module()
     losses, seen = codebook.both_losses, iter(range(10**6))
