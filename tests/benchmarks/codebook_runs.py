@@ -79,7 +79,7 @@ def subject(setting: Setting) -> Subject:
     return Subject(
         cli.model,
         {
-            "configs": list(setting.configs),
+            "configs": {name: file_digest(str(ROOT / "configs" / name)) for name in setting.configs},
             "arguments": list(setting.more),
             "minutes": setting.minutes,
             "layout": manifest.source,

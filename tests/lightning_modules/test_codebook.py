@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from datamodules.tokens import Pictures
 from lightning_modules import stages
@@ -197,7 +198,9 @@ def test_test_metrics_equal_the_definitions_over_the_whole_split(fitted, tmp_pat
     assert found["codebook/l1"] == pytest.approx(float(error.abs().mean()), rel=1e-4)
     assert found["codebook/usage"] == pytest.approx(float((counts > 0).double().mean()))
     assert found["codebook/perplexity"] == pytest.approx(float(torch.exp(-(share * share.log()).sum())), rel=1e-4)
-    assert -1 <= found["codebook/ssim"] < 1
+    light = [(x + 1) / 2 for x in (image + error, image)]  # from 0 to 1
+    ssim = structural_similarity_index_measure(light[0], light[1], data_range=1.0)
+    assert found["codebook/ssim"] == pytest.approx(float(ssim), abs=1e-5)
 
 
 def test_predict_hands_the_codes_of_all_images_to_the_data_module(fitted, tmp_path):
