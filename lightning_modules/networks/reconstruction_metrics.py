@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
-from lightning_modules.networks.quantizer import CodeUsage
+from lightning_modules.networks.quantizer import CodeUsage, float32
 
 
 class ReconstructionMetrics(nn.Module):
@@ -23,9 +23,11 @@ class ReconstructionMetrics(nn.Module):
 
     def update(self, reconstruction: Tensor, image: Tensor, codes: Tensor) -> None:
         """Float32 images [B,1,H,W] in [-1,1], codes int64 [B,h,w]."""
-        self.psnr.update(reconstruction, image)
-        self.ssim.update((reconstruction + 1) / 2, (image + 1) / 2)
-        self.l1.update((reconstruction - image).abs().mean(), weight=len(image))
+        # SSIM filters by convolution, which autocast would take to bf16, and subtracts squares of nearly equal size.
+        with float32(image.device):
+            self.psnr.update(reconstruction, image)
+            self.ssim.update((reconstruction + 1) / 2, (image + 1) / 2)
+            self.l1.update((reconstruction - image).abs().mean(), weight=len(image))
         self.codes.update(codes)
 
     def compute(self) -> dict[str, Tensor]:
