@@ -75,7 +75,8 @@ CODE_prompter := $(CODE_all) lightning_modules/prompter.py lightning_modules/pro
   $(addprefix $(NETWORKS)/,tokenizer.py language_model.py adapters.py packing.py examples.py generation.py requests.py prompt_file.py \
   report_writer.py written.py copying.py guided.py text_checks.py instruct.py ngram.py \
   labelers.py chexbert.py radgraph.py report_metrics.py text_metrics.py)
-MEASURES := $(wildcard callbacks/*.py callbacks/*/*.py) $(NETWORKS)/reconstruction_metrics.py $(NETWORKS)/pointing.py
+MEASURES := $(wildcard callbacks/*.py callbacks/*/*.py)
+MEASURES_codebook := $(MEASURES) $(NETWORKS)/reconstruction_metrics.py
 
 # Weights, order of the images and their augmentation: nothing of a second classifier is that of the first.
 OTHER_SEEDS := --seed_everything=1 --data.init_args.seed=1
@@ -97,7 +98,7 @@ runs/$(1)/features/fit.done: $$(CODE_classifier) $$(CORE) configs/classifier.yam
 runs/$(1)/codebook/fit.done: runs/$(1)/features/fit.done runs/$(1)/classifier/fit.done $$(CODE_codebook) $$(CORE) configs/codebook.yaml $(wildcard configs/experiment/$(1)/codebook.yaml) | .venv/installed
 	$$(call fit,runs/$(1)/codebook,$(call stage_configs,$(1),codebook))
 
-runs/$(1)/codebook/metrics.json: runs/$(1)/codebook/fit.done runs/$(1)/classifier/fit.done $$(MEASURES)
+runs/$(1)/codebook/metrics.json: runs/$(1)/codebook/fit.done runs/$(1)/classifier/fit.done $$(MEASURES_codebook)
 	$$(call test_stage,runs/$(1)/codebook,$(call stage_configs,$(1),codebook))
 
 runs/$(1)/codebook/tokens.safetensors: runs/$(1)/codebook/fit.done
@@ -193,7 +194,7 @@ define codebook_1024
 runs/codebook-1024/$(1)/fit.done: runs/$(2)/features/fit.done runs/$(2)/classifier/fit.done $$(CODE_codebook) $$(CORE) $(3) configs/experiment/codebook-panel.yaml | .venv/installed
 	$$(call fit,runs/codebook-1024/$(1),$(addprefix -c ,configs/base.yaml $(3)) $$(PANEL) --data.init_args.masks=false)
 
-runs/codebook-1024/$(1)/metrics.json: runs/codebook-1024/$(1)/fit.done runs/$(2)/classifier/fit.done $$(MEASURES)
+runs/codebook-1024/$(1)/metrics.json: runs/codebook-1024/$(1)/fit.done runs/$(2)/classifier/fit.done $$(MEASURES_codebook)
 	$$(call test_stage,runs/codebook-1024/$(1),$(addprefix -c ,configs/base.yaml $(3)) $$(PANEL))
 endef
 $(eval $(call codebook_1024,phantom,demo,configs/codebook.yaml configs/experiment/codebook-1024.yaml))
@@ -202,7 +203,7 @@ runs/codebook-1024/nih/fit.done: runs/nih/root
 
 # The same checkpoint on ten times as many images: its AUROC is known to .001 there, to .005 on the test split.
 FRESH := -c configs/base.yaml -c configs/codebook.yaml -c configs/experiment/codebook-1024.yaml -c configs/experiment/codebook-fresh.yaml
-runs/codebook-1024/phantom-fresh/metrics.json: runs/codebook-1024/phantom/fit.done runs/demo/classifier/fit.done configs/experiment/codebook-fresh.yaml $(MEASURES)
+runs/codebook-1024/phantom-fresh/metrics.json: runs/codebook-1024/phantom/fit.done runs/demo/classifier/fit.done configs/experiment/codebook-fresh.yaml $(MEASURES_codebook)
 	$(PY) main.py test $(FRESH) --run_dir=$(@D) --ckpt_path=$(call last,runs/codebook-1024/phantom)
 
 .PHONY: codebook-phantom codebook-nih

@@ -51,6 +51,18 @@ def binary_auroc(scores: Tensor, labels: Tensor) -> float:
     return ((rank[positive].sum() - p * (p + 1) / 2) / (p * q)).item()
 
 
+def class_counts(labels: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """How many of labels [N,F] are 1 and how many are 0, for each finding."""
+    positives, negatives = ((labels == value).sum(0).tolist() for value in (1, 0))
+    return tuple(positives), tuple(negatives)
+
+
+def in_macro(labels: Tensor, *, min_positives: int) -> tuple[bool, ...]:
+    """Which findings of labels [N,F] have at least `min_positives` positives and as many negatives, and one of each."""
+    least = max(1, min_positives)
+    return tuple(min(p, q) >= least for p, q in zip(*class_counts(labels), strict=True))
+
+
 def multi_label_auroc(scores: Tensor, labels: Tensor, *, min_positives: int, repeated: int = 0) -> MultiLabelAUROC:
     """AUROC of scores [N,F] against labels [N,F] of 1, 0, NaN.
 
@@ -62,10 +74,9 @@ def multi_label_auroc(scores: Tensor, labels: Tensor, *, min_positives: int, rep
     """
     known = ~labels.isnan()
     columns = range(labels.shape[1])
-    positives = tuple((labels == 1).sum(0).tolist())
-    negatives = tuple((labels == 0).sum(0).tolist())
+    positives, negatives = class_counts(labels)
     values = tuple(binary_auroc(scores[known[:, f], f], labels[known[:, f], f]) for f in columns)
-    included = tuple(min(p, q) >= max(1, min_positives) for p, q in zip(positives, negatives, strict=True))
+    included = in_macro(labels, min_positives=min_positives)
     chosen = [v for v, take in zip(values, included, strict=True) if take]
     macro = math.fsum(chosen) / len(chosen) if chosen else math.nan
     return MultiLabelAUROC(values, positives, negatives, included, macro, len(labels), repeated)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from callbacks.metrics.auroc import multi_label_auroc
+from callbacks.metrics.auroc import in_macro
 
 LEVEL = 0.95
 RESAMPLES = 1000
@@ -21,18 +21,17 @@ def resampled_macros(
 ) -> Tensor:
     """Float64 [S,R]: the macro AUROC of each score set in each of R draws of as many patients as there are.
 
-    The average is over the findings that `multi_label_auroc` includes, less those that lost a class in the draw; NaN
+    The average is over the findings of `in_macro`, less those that lost a class in the draw; NaN
     where none is left. The same arguments give the same draws.
 
     Args:
         scores: S of float [N,F], any monotone scale.
         labels: float [N,F] of 1, 0, NaN.
         groups: int64 [N], equal for images of one patient.
-        min_positives: see `multi_label_auroc`.
+        min_positives: see `in_macro`.
         resamples: R.
     """
-    included = multi_label_auroc(scores[0], labels, min_positives=min_positives).included
-    findings = [finding for finding, take in enumerate(included) if take]
+    findings = [finding for finding, take in enumerate(in_macro(labels, min_positives=min_positives)) if take]
     names, member = torch.unique(groups, return_inverse=True)
     generator = torch.Generator().manual_seed(0)
     blocks = []

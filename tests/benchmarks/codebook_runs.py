@@ -158,13 +158,17 @@ def trained(
     trained_for = {
         "steps": cli.trainer.global_step, "seconds": clock.time_elapsed(), "cpu_seconds": clock.cpu_seconds,
     }  # fmt: skip
-    checkpoint = folder / "checkpoints/last.ckpt"
-    cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = tested(cli, folder / "checkpoints/last.ckpt")
     network = cli.model.network
     sizes = {part: parameters(getattr(network, part)) for part in ("encoder", "decoder")}
     figures = {figure: metrics[f"codebook/{figure}"] for figure in FIGURES}
     return trained_for | {"parameters": sizes} | figures | {"protocol": metrics["protocol"]}
+
+
+def tested(cli: CXRSynthCLI, checkpoint: Path) -> dict[str, Any]:
+    """What the callbacks of a side write of its checkpoint, the content of metrics.json."""
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
+    return dict(json.loads((Path(cli.trainer.default_root_dir) / "metrics.json").read_text()))
 
 
 def seen_by_lite0(setting: Setting, changes: Sequence[str], *, folder: Path) -> dict[str, Any]:
@@ -181,21 +185,13 @@ def seen_by_lite0(setting: Setting, changes: Sequence[str], *, folder: Path) -> 
     """
     if importlib.util.find_spec("efficientnet_lite_pytorch") is None:
         return {}
-    distance = {
-        "class_path": "FrechetDistance",
-        "init_args": {
-            "extractor": {"class_path": "lightning_modules.feature_networks.FrozenEfficientNetLite0"},
-            "output": "reconstruction", "prefix": "codebook", "name": "rfid", "floor": False,
-        },
-    }  # fmt: skip
+    lite0 = frechet({"class_path": "lightning_modules.feature_networks.FrozenEfficientNetLite0"})
     fixed = (
-        f"--trainer.callbacks={json.dumps([{'class_path': 'MetricsFile'}, distance])}", "--trainer.logger=false",
+        f"--trainer.callbacks={json.dumps([{'class_path': 'MetricsFile'}, lite0])}", "--trainer.logger=false",
         "--trainer.max_epochs=0", f"--run_dir={folder / 'lite0'}",
     )  # fmt: skip
     cli: CXRSynthCLI = command_line(["fit", *setting.arguments(changes), *fixed])
-    checkpoint = folder / "checkpoints/last.ckpt"
-    cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
-    metrics = json.loads((folder / "lite0" / "metrics.json").read_text())
+    metrics = tested(cli, folder / "checkpoints/last.ckpt")
     return {f"rfid_lite0{end}": metrics[f"codebook/rfid{end}"] for end in ("", "_low", "_high", "_blur")}
 
 
@@ -205,12 +201,18 @@ def measures(judge: str) -> list[dict[str, Any]]:
         "class_path": "lightning_modules.classifier.FrozenFindingClassifier",
         "init_args": {"ckpt": judge},
     }
-    common = {"extractor": extractor, "output": "reconstruction", "prefix": "codebook"}
+    judged = {"extractor": extractor, "output": "reconstruction", "prefix": "codebook", "ratio": "retained"}
     return [
         {"class_path": "MetricsFile"},
-        {"class_path": "FrechetDistance", "init_args": common | {"name": "rfid", "floor": False}},
-        {"class_path": "DownstreamClassifier", "init_args": common | {"ratio": "retained"}},
+        frechet(extractor),
+        {"class_path": "DownstreamClassifier", "init_args": judged},
     ]
+
+
+def frechet(extractor: Mapping[str, Any]) -> dict[str, Any]:
+    """rFID through an extractor."""
+    given = {"extractor": extractor, "output": "reconstruction", "prefix": "codebook", "name": "rfid", "floor": False}
+    return {"class_path": "FrechetDistance", "init_args": given}
 
 
 def parameters(module: nn.Module) -> int:
