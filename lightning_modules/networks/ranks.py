@@ -1,5 +1,6 @@
 """What several processes do together: sums, gathered rows and gathered objects; on one process nothing happens."""
 
+import atexit
 from typing import Any, TypeVar
 
 import torch
@@ -8,6 +9,16 @@ from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
 Item = TypeVar("Item")
+
+
+def leave_group() -> None:
+    """Give back the process group, whose threads would otherwise abort the process now and then as it ends."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+# Lightning does this for nccl alone.
+atexit.register(leave_group)
 
 
 def distributed() -> bool:
