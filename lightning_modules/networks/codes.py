@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_modules.networks.ranks import sum_over_ranks
+
 # Sums of squares of larger values come near the end of float32; a latent of this size has diverged.
 LARGEST = 1e12
 
@@ -55,17 +57,19 @@ def diverged(vectors: Tensor) -> FloatingPointError:
     )
 
 
-def check_finite(vectors: Tensor, *, of: Tensor | None = None) -> None:
+def check_finite(vectors: Tensor, *, of: Tensor | None = None, all_ranks: bool = False) -> None:
     """Refuse NaN, infinite and huge values.
 
     Args:
         vectors: of any shape.
         of: what they were made from by a linear layer, where the message should be about that.
+        all_ranks: refuse those of the other ranks too, so that none waits for one that has stopped; all must call.
 
     Raises:
-        FloatingPointError: with how many there are.
+        FloatingPointError: with how many this process has.
     """
-    if not bool(finite(vectors)):
+    bad = (~finite(vectors)).float()
+    if bool(sum_over_ranks(bad) if all_ranks else bad):
         raise diverged(vectors if of is None else of)
 
 

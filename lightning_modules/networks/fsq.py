@@ -90,12 +90,12 @@ class FSQ(nn.Module):
         self.narrow = nn.Linear(dim, len(levels)) if dim != len(levels) else nn.Identity()
         self.widen = nn.Linear(len(levels), dim) if dim != len(levels) else nn.Identity()
 
-    def _bounded(self, latent: Tensor) -> Tensor:
+    def _bounded(self, latent: Tensor, *, all_ranks: bool = False) -> Tensor:
         """[B,D,h,w] → float32 [N,C]; rounding gives the levels -(L//2)..(L-1)//2."""
         vectors = rows_of(latent, self.dim)
         channels = self.narrow(vectors)
         # NaN and infinity pass the layer, and here are far fewer values to look at.
-        check_finite(channels, of=vectors)
+        check_finite(channels, of=vectors, all_ranks=all_ranks)
         return torch.tanh(channels + self.shift) * self.half_range - self.offset
 
     def _codes(self, rounded: Tensor) -> Tensor:
@@ -116,11 +116,11 @@ class FSQ(nn.Module):
         """Quantise [B,D,h,w]; gradients pass the rounding unchanged (straight-through), the commitment is 0.
 
         Raises:
-            FloatingPointError: if the latent holds NaN, infinite or huge values.
+            FloatingPointError: if the latent holds NaN, infinite or huge values; in training mode on all ranks at once.
         """
         with float32(latent.device):
             b, _, h, w = latent.shape
-            bounded = self._bounded(latent)
+            bounded = self._bounded(latent, all_ranks=self.training)
             rounded = bounded.detach().round()
             # In this order the value is exactly the level.
             passed = rounded + (bounded - bounded.detach()) if bounded.requires_grad else rounded

@@ -82,12 +82,12 @@ class LFQ(nn.Module):
         self.narrow = nn.Linear(dim, bits) if dim != bits else nn.Identity()
         self.widen = nn.Linear(bits, dim) if dim != bits else nn.Identity()
 
-    def _channels(self, latent: Tensor) -> Tensor:
+    def _channels(self, latent: Tensor, *, all_ranks: bool = False) -> Tensor:
         """[B,D,h,w] → float32 [N,C]."""
         vectors = rows_of(latent, self.dim)
         channels = self.narrow(vectors)
         # NaN and infinity pass the layer, and here are far fewer values to look at.
-        check_finite(channels, of=vectors)
+        check_finite(channels, of=vectors, all_ranks=all_ranks)
         return channels
 
     def _codes(self, channels: Tensor) -> Tensor:
@@ -108,11 +108,11 @@ class LFQ(nn.Module):
         """Quantise [B,D,h,w]; gradients pass the sign unchanged (straight-through).
 
         Raises:
-            FloatingPointError: if the latent holds NaN, infinite or huge values.
+            FloatingPointError: if the latent holds NaN, infinite or huge values; in training mode on all ranks at once.
         """
         with float32(latent.device):
             b, _, h, w = latent.shape
-            channels = self._channels(latent)
+            channels = self._channels(latent, all_ranks=self.training)
             signs = torch.where(channels.detach() > 0, 1.0, -1.0)
             commitment = functional.mse_loss(channels, signs)
             if self.training:
