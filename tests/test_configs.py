@@ -81,11 +81,13 @@ def test_the_codebook_panel_measures_and_draws(chain: Chain, tmp_path: Path) -> 
     position = arguments.index("--trainer.callbacks=[]")
     # The shipped list of the panel after an empty one, as `callbacks+` in a file adds to what stood before it.
     config = str(ROOT / "configs/experiment/codebook-panel.yaml")
-    cli = main([*arguments[: position + 1], "-c", config, *arguments[position + 1 :]])
+    health = "--trainer.callbacks+=CodeHealth"  # of configs/codebook.yaml
+    cli = main([*arguments[: position + 1], "-c", config, *arguments[position + 1 :], health])
     logged = {key: float(value) for key, value in cli.trainer.callback_metrics.items()}
     assert 0 <= logged["train/dead"] < 32
     arguments = chain.arguments("test", "codebook", f"--run_dir={tmp_path}")
-    main([*arguments[: position + 1], "-c", config, *arguments[position + 1 :], "--trainer.callbacks+=MetricsFile"])
+    last = (health, "--trainer.callbacks+=MetricsFile")
+    main([*arguments[: position + 1], "-c", config, *arguments[position + 1 :], *last])
     written = yaml.safe_load((tmp_path / "metrics.json").read_text())
     assert 0 < written["codebook/ms_ssim"] < 1
     assert 0 <= written["codebook/bits"] < written["codebook/bits_nominal"] == 64 * 5
