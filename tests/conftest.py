@@ -1,12 +1,28 @@
 """Fixtures that all tests share."""
 
+import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.record import FOLDER
 from tests.chain import Chain
+
+BEGAN = time.time()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show the ratios that the benchmarks of this session measured: the log of a machine then says what it reaches."""
+    for path in sorted(FOLDER.glob("*.json")):
+        if path.stat().st_mtime < BEGAN:
+            continue
+        figures = json.loads(path.read_text())
+        ratios = {key: value for key, value in figures.items() if "ratio" in key or key.endswith("_share")}
+        told = "  ".join(f"{key} {value:.3g}" for key, value in ratios.items() if isinstance(value, float))
+        terminalreporter.write_line(f"{path.stem}: {told}")
 
 
 @pytest.fixture(autouse=True)
