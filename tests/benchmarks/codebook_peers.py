@@ -11,6 +11,7 @@ dimension of codes and decoders of equal size (within 10 %), and are tested by t
 
 - ours: what the given configs say;
 - plain: the same with straight-through gradients, codes that start at random and are never restarted;
+- plain, k-means: that with the k-means start of ours;
 - monai: MONAI's VQVAE with the losses and the learning rate of its tutorial;
 - monai, lr 1e-3: at ten times that rate, which is ours;
 - monai, GAN: at that rate with the discriminator of its VQ-GAN tutorial, as wide as ours.
@@ -54,7 +55,7 @@ MONAI = {
     "monai, lr 1e-3": {"lr": 1e-3},
     "monai, GAN": {"lr": 1e-3, "verdict_weight": 0.01},
 }
-SIDES = ("ours", "plain", *MONAI)
+SIDES = ("ours", "plain", "plain, k-means", *MONAI)
 SHOWN = ("rfid", "rfid_lite0", "psnr", "ssim", "usage", "perplexity", "auroc_retained", "steps")
 
 
@@ -73,6 +74,8 @@ def changes(name: str, about: Subject, *, residual: Sequence[int]) -> tuple[tupl
     """The arguments and the callbacks that make a side."""
     if name == "ours":
         return OURS, []
+    if name == "plain, k-means":
+        return PLAIN, []
     if name == "plain":
         return PLAIN, [{"class_path": "tests.benchmarks.codebook_peers.RandomStart"}]
     config = about.module.network.config
