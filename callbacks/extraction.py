@@ -85,5 +85,7 @@ def extract(
 
 
 def describe(extractor: FeatureExtractor) -> dict[str, Any]:
-    """What the protocol says of an extractor."""
-    return {"name": extractor.name, "digest": extractor.digest, "num_features": int(extractor.num_features)}
+    """What the protocol says of an extractor; "resolution" is the side that it resizes images to, where it does."""
+    facts = {"name": extractor.name, "digest": extractor.digest, "num_features": int(extractor.num_features)}
+    resolution = getattr(extractor, "resolution", None)
+    return facts if resolution is None else facts | {"resolution": int(resolution)}

@@ -13,6 +13,7 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional
@@ -218,9 +219,10 @@ class FindingClassifier(lightning.LightningModule):
 
 
 class FrozenFindingClassifier(nn.Module):
-    """A trained classifier as a fixed measure: float32, eval mode, gradients for the image but not for its weights.
+    """A trained classifier as a fixed measure: eval mode, gradients for the image but not for its weights.
 
-    Images of another size are resized to the classifier's own (bilinear, antialiased).
+    Images of another size are resized to the classifier's own (bilinear, antialiased). Losses take `output`, which
+    follows autocast; the others compute in float32 whoever calls, as measures must not depend on a run's precision.
 
     Args:
         ckpt: checkpoint of a FindingClassifier.
@@ -229,6 +231,7 @@ class FrozenFindingClassifier(nn.Module):
         name: how metrics call this extractor.
         digest: sha256 of the file.
         num_features: D.
+        resolution: side in pixels of the images that it was trained on.
     """
 
     name = "finding-classifier"
@@ -241,29 +244,41 @@ class FrozenFindingClassifier(nn.Module):
         self.digest = checkpoint.digest
         self.num_features = network.config.num_features
         self.resolution = network.config.resolution
+        self.ckpt, self.warned = ckpt, False
         self.frozen = stages.Frozen(network)
 
     def output(self, image: Tensor) -> ClassifierOutput:
-        """Features, logits and maps in one pass; image [B,1,H,W] in [-1,1]."""
-        with float32(image.device):
-            image = image.float()
-            if image.shape[-2:] != (self.resolution, self.resolution):
-                image = functional.interpolate(
-                    image, (self.resolution, self.resolution), mode="bilinear", antialias=True
-                )
-            return self.frozen.part(image)
+        """Features, logits and maps in one pass; image [B,1,H,W] in [-1,1]. Under autocast in its precision."""
+        image = image.float()
+        if image.shape[-2:] != (self.resolution, self.resolution):
+            self._warn_of(image.shape)
+            image = functional.interpolate(image, (self.resolution, self.resolution), mode="bilinear", antialias=True)
+        return self.frozen.part(image)
+
+    def _warn_of(self, shape: torch.Size) -> None:
+        if self.warned:
+            return
+        self.warned = True
+        rank_zero_warn(
+            f"{self.ckpt} was trained on images of {self.resolution} × {self.resolution} pixels and gets images of "
+            f"{shape[-2]} × {shape[-1]}, which it resizes: it cannot tell whether finer things are there; train one "
+            f"with --data.init_args.size={shape[-1]} and name its checkpoint"
+        )
 
     def features(self, image: Tensor) -> Tensor:
         """Float32 [B,D]."""
-        return self.output(image).features
+        with float32(image.device):
+            return self.output(image).features
 
     def logits(self, image: Tensor) -> Tensor:
         """Float32 [B,14] in the order of FINDINGS."""
-        return self.output(image).logits
+        with float32(image.device):
+            return self.output(image).logits
 
     def maps(self, image: Tensor) -> tuple[Tensor, ...]:
         """Float32 [B,C_i,H_i,W_i], full resolution first."""
-        return self.output(image).maps
+        with float32(image.device):
+            return self.output(image).maps
 
     def forward(self, image: Tensor) -> Tensor:
         """The features."""

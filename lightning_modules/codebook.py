@@ -29,7 +29,7 @@ from lightning_modules.networks.code_parts import CodeParts
 from lightning_modules.networks.discriminator import PatchDiscriminator
 from lightning_modules.networks.features import FeatureNetwork
 from lightning_modules.networks.fidelity import NETWORK_TERMS, fidelity
-from lightning_modules.networks.quantizer import CodeUsage, float32
+from lightning_modules.networks.quantizer import CodeUsage
 from lightning_modules.networks.reconstruction_metrics import ReconstructionMetrics
 from lightning_modules.networks.vqgan import VQGAN, VQGANConfig
 from lightning_modules.schedule import with_schedule
@@ -164,6 +164,11 @@ class ImageCodebook(lightning.LightningModule):
         return networks
 
     @property
+    def playing(self) -> bool:
+        """Whether the discriminator learns."""
+        return self.adversarial > 0 and self.global_step >= self.discriminator_start
+
+    @property
     def adversarial_weight(self) -> float:
         """`adversarial` times the linear ramp after `discriminator_start`."""
         since = self.global_step - self.discriminator_start
@@ -185,12 +190,10 @@ class ImageCodebook(lightning.LightningModule):
         """
         output = self.network(image)
         self.train_codes.update(output.codes)
-        playing = self.adversarial > 0 and self.global_step >= self.discriminator_start
-        with float32(image.device):
-            loss = self.autoencoder_loss(output.reconstruction, image, adversarial=self.adversarial_weight)
+        loss = self.autoencoder_loss(output.reconstruction, image, adversarial=self.adversarial_weight)
         total = loss.surrogate + self.commitment * output.commitment
         parts = loss.parts | {"commitment": output.commitment.detach()}
-        if playing:
+        if self.playing:
             verdict = self.discriminator_loss(output.reconstruction.detach(), image)
             total = total + verdict
             parts["discriminator"] = verdict.detach()
@@ -209,6 +212,7 @@ class ImageCodebook(lightning.LightningModule):
     def autoencoder_loss(self, reconstruction: Tensor, image: Tensor, *, adversarial: float) -> AutoencoderLoss:
         """Fidelity + adaptively weighted adversarial loss of float32 images [B,1,H,W].
 
+        Networks follow autocast; distances, verdicts and the adaptive weight are taken in float32.
         Each network is passed backwards once: both gradients are taken at the reconstruction, weighed at the last layer
         (VQ-GAN equation 7), and their sum is handed on to the autoencoder through a surrogate that is linear in it.
         """
@@ -229,6 +233,12 @@ class ImageCodebook(lightning.LightningModule):
             parts |= {"adversarial": verdict, "adaptive_weight": adaptive}
         surrogate = (reconstruction * gradient).sum()
         return AutoencoderLoss(surrogate, total, {name: value.detach() for name, value in parts.items()})
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Keep the discriminator out of the step before its start: Adam would count zeros, and decay its weights."""
+        if not self.playing:
+            for parameter in self.discriminator.parameters():
+                parameter.grad = None
 
     def on_train_epoch_end(self) -> None:
         """Log usage and perplexity of the codes over the epoch."""

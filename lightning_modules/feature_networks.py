@@ -30,7 +30,7 @@ PUBLISHED = {
 
 
 class FrozenFeatures(nn.Module):
-    """A fixed network: float32, eval mode, gradients for the image but not for its weights."""
+    """A fixed network: float32 weights, eval mode, gradients for the image but not for its weights."""
 
     def __init__(self, network: nn.Module, *, digest: str) -> None:
         super().__init__()
@@ -38,9 +38,8 @@ class FrozenFeatures(nn.Module):
         self.digest = digest
 
     def output(self, image: Tensor) -> Features:
-        """Maps and features; image [B,1,H,W] in [-1,1]."""
-        with float32(image.device):
-            return self.frozen.part(image.float())
+        """Maps and features; image [B,1,H,W] in [-1,1]. Under autocast in its precision."""
+        return self.frozen.part(image.float())
 
 
 class FrozenLPIPS(FrozenFeatures):
@@ -123,8 +122,9 @@ class FrozenEfficientNetLite0(FrozenFeatures):
         super().__init__(EfficientNetLite0Maps(network), digest=digest)
 
     def features(self, image: Tensor) -> Tensor:
-        """Float32 [B,D]; image as for `output`."""
-        return self.output(image).features
+        """Float32 [B,D], computed in float32 under autocast too: a measure must not depend on the run's precision."""
+        with float32(image.device):
+            return self.output(image).features
 
 
 def linear_name(backbone: Backbone) -> str:

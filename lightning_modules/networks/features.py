@@ -26,7 +26,7 @@ class SeesFeatures(Protocol):
 
     @property
     def maps(self) -> tuple[Tensor, ...]:
-        """Float [B,C_i,H_i,W_i], the finest first."""
+        """Float [B,C_i,H_i,W_i], the finest first, in the precision that the network computed in."""
 
 
 @runtime_checkable
@@ -43,14 +43,14 @@ class FeatureNetwork(Protocol):
     digest: str
 
     def output(self, image: Tensor) -> SeesFeatures:
-        """Maps and features of an image [B,1,H,W] in [-1,1], in one pass."""
+        """Maps and features of an image [B,1,H,W] in [-1,1], in one pass; under autocast in its precision."""
 
 
 class Features(NamedTuple):
     """Maps and features of a batch of images."""
 
     features: Tensor  # float32 [B,D]
-    maps: tuple[Tensor, ...]  # float32 [B,C_i,H_i,W_i], the finest first
+    maps: tuple[Tensor, ...]  # float [B,C_i,H_i,W_i], the finest first
 
 
 class Architecture(NamedTuple):
@@ -132,7 +132,7 @@ class LPIPSNetwork(nn.Module):
             x = self.layers[begin:end](x)
             maps.append(x)
             begin = end
-        return Features(x.mean(dim=(2, 3)), tuple(maps))
+        return Features(x.float().mean(dim=(2, 3)), tuple(maps))
 
 
 class EfficientNetLite0Maps(nn.Module):
@@ -167,4 +167,4 @@ class EfficientNetLite0Maps(nn.Module):
                 maps.append(x)
             x = block(x)
         x = net._swish(net._bn1(net._conv_head(x)))
-        return Features(x.mean(dim=(2, 3)), (*maps, x))
+        return Features(x.float().mean(dim=(2, 3)), (*maps, x))

@@ -1,6 +1,7 @@
 """FindingClassifier: masked loss, AUROC, its frozen form, checkpoints."""
 
 import math
+import warnings
 from pathlib import Path
 
 import lightning
@@ -10,8 +11,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from sklearn.metrics import roc_auc_score
+from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from callbacks.extraction import describe
 from datamodules.cxr import CXRDataModule
 from datamodules.reports.labels import FINDINGS
 from lightning_modules import stages
@@ -151,18 +154,37 @@ def test_the_frozen_classifier_equals_the_trained_one_and_stays_frozen(trained):
     frozen.train()
     assert not any(part.training for part in frozen.frozen.modules())
     assert not any(p.requires_grad for p in frozen.parameters())
-    expected = module.eval()(image)
+    with torch.no_grad():
+        expected = module.eval()(image)
     assert torch.allclose(frozen.logits(image), expected.logits)
     assert frozen(image).shape == (4, frozen.num_features)
     assert [tuple(m.shape[1:]) for m in frozen.maps(image)] == [(8, 16, 16), (8, 8, 8), (16, 4, 4)]
     assert frozen.digest == stages.file_digest(path)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(frozen.features(image), frozen.features(image).float())
         assert torch.allclose(frozen.features(image), expected.features)
+        assert torch.allclose(frozen.logits(image), expected.logits)
+        assert {x.dtype for x in frozen.maps(image)} == {torch.float32}
+        followed = frozen.output(image)
+    assert followed.maps[-1].dtype == torch.bfloat16
+    assert followed.features.dtype == torch.float32
+    assert torch.allclose(followed.features, expected.features, atol=0.02 * float(expected.features.abs().max()))
     image.requires_grad_()
     frozen.features(image).sum().backward()
     assert image.grad.abs().sum() > 0
-    assert frozen.features(torch.zeros(1, 1, 40, 40)).shape == (1, frozen.num_features)
+
+
+def test_images_of_another_size_are_resized_with_one_warning_and_a_word_in_the_protocol(trained):
+    path = trained[2]
+    frozen = FrozenFindingClassifier(str(path))
+    image = torch.rand(2, 1, 32, 32)
+    small = functional.interpolate(image, (16, 16), mode="bilinear", antialias=True)
+    with pytest.warns(UserWarning, match=rf"{path} was trained on images of 16 × 16 pixels and gets images of 32 × 32"):
+        resized = frozen.features(image)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(frozen.features(image), resized)
+        assert torch.equal(FrozenFindingClassifier(str(path)).features(small), resized)
+    assert describe(frozen)["resolution"] == 16
 
 
 def test_the_checkpoint_rebuilds_the_classifier_and_other_stages_are_refused(trained, tmp_path):

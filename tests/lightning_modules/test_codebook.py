@@ -151,6 +151,50 @@ def test_before_its_start_the_discriminator_has_zero_gradients_but_takes_part():
     assert module.network.last_weight.grad.any()
 
 
+@pytest.mark.parametrize("start", [2, 9])
+def test_until_its_start_the_discriminator_and_its_optimiser_stand_still(tmp_path, start):
+    """Steps that Adam had counted would make its first steps too long, and its decay would shrink the weights."""
+    torch.manual_seed(0)
+    module = ImageCodebook(MICRO, discriminator_start=start, discriminator_width=8)
+    before = copy.deepcopy(module.discriminator.state_dict())
+    fit = trainer(tmp_path, gradient_clip_val=1.0)
+    fit.fit(module, datamodule=Data())
+    state = fit.optimizers[0].state
+    counted = [float(state[p]["step"]) if p in state else 0.0 for p in module.discriminator.parameters()]
+    assert fit.global_step == 4
+    assert set(counted) == {max(0.0, 4.0 - start)}
+    assert {float(state[p]["step"]) for p in module.network.parameters()} == {4.0}
+    same = [torch.equal(p, before[name]) for name, p in module.discriminator.named_parameters()]
+    assert not any(same) if start == 2 else all(same)
+
+
+def test_the_gradient_in_bf16_points_where_that_of_float32_does(classifier_ckpt):
+    """All terms at once, networks of the losses included: as the reconstruction gets it, and its parts' values."""
+    torch.manual_seed(0)
+    module = ImageCodebook(
+        MICRO, classifier_ckpt=classifier_ckpt, perceptual=1.0, clinical=1.0, frequency=10.0, discriminator_start=0,
+        discriminator_width=8,
+    )  # fmt: skip
+    module.on_fit_start()
+    image = batch()["image"]
+    made = module.network(image).reconstruction.detach()
+    gradients, parts = [], []
+    for bf16 in (False, True):
+        x = made.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            # The decoder's last weight must be below the reconstruction: what the adaptive weight is taken at.
+            reconstruction = x + 0.0 * module.network.last_weight.sum()
+            loss = module.autoencoder_loss(reconstruction, image, adversarial=0.1)
+        (gradient,) = torch.autograd.grad(loss.surrogate, x)
+        gradients.append(gradient.flatten())
+        parts.append(loss.parts)
+    assert functional.cosine_similarity(gradients[0], gradients[1], dim=0) > 0.99
+    for name in ("l1", "frequency"):
+        assert torch.equal(parts[0][name], parts[1][name])
+    for name in ("perceptual", "clinical", "adversarial"):
+        assert parts[1][name].item() == pytest.approx(parts[0][name].item(), rel=0.05), name
+
+
 def test_the_adversarial_weight_rises_linearly_after_the_start(monkeypatch):
     module = ImageCodebook(MICRO, adversarial=0.4, discriminator_start=10, discriminator_ramp=4)
     found = []
