@@ -65,7 +65,7 @@ endef
 CORE := main.py configs/base.yaml lightning_modules/stages.py $(wildcard datamodules/*.py datamodules/*/*.py)
 NETWORKS := lightning_modules/networks
 CODE_all := lightning_modules/schedule.py lightning_modules/optimizers.py $(NETWORKS)/ranks.py
-CODE_classifier := $(CODE_all) lightning_modules/classifier.py $(NETWORKS)/classifier.py
+CODE_classifier := $(CODE_all) lightning_modules/classifier.py $(addprefix $(NETWORKS)/,classifier.py vqgan.py)
 CODE_codebook := $(CODE_all) lightning_modules/codebook.py \
   $(addprefix $(NETWORKS)/,vqgan.py codes.py code_parts.py fidelity.py features.py quantizer.py fsq.py lfq.py discriminator.py losses.py transformer.py)
 CODE_text := $(CODE_all) $(addprefix $(NETWORKS)/,tokenizer.py transformer.py text_encoder.py alignment.py key_patches.py)
@@ -189,13 +189,12 @@ nih: .venv/installed ## the chain on real NIH ChestX-ray14 images at 128 px: mak
 # --- codebooks of 1,024 codes -----------------------------------------------------------------------------------------
 # Beside a chain's own codebook, with its classifiers; not in its folder, whose figures are merged by name.
 # $(1) phantom or nih, $(2) the chain, $(3) its configs
-PANEL := -c configs/experiment/codebook-panel.yaml
 define codebook_1024
-runs/codebook-1024/$(1)/fit.done: runs/$(2)/features/fit.done runs/$(2)/classifier/fit.done $$(CODE_codebook) $$(CORE) $(3) configs/experiment/codebook-panel.yaml | .venv/installed
-	$$(call fit,runs/codebook-1024/$(1),$(addprefix -c ,configs/base.yaml $(3)) $$(PANEL) --data.init_args.masks=false)
+runs/codebook-1024/$(1)/fit.done: runs/$(2)/features/fit.done runs/$(2)/classifier/fit.done $$(CODE_codebook) $$(CORE) $(3) | .venv/installed
+	$$(call fit,runs/codebook-1024/$(1),$(addprefix -c ,configs/base.yaml $(3)))
 
-runs/codebook-1024/$(1)/metrics.json: runs/codebook-1024/$(1)/fit.done runs/$(2)/classifier/fit.done $$(MEASURES_codebook)
-	$$(call test_stage,runs/codebook-1024/$(1),$(addprefix -c ,configs/base.yaml $(3)) $$(PANEL))
+runs/codebook-1024/$(1)/metrics.json: runs/codebook-1024/$(1)/fit.done runs/$(2)/classifier/fit.done configs/experiment/codebook-panel.yaml $$(MEASURES_codebook)
+	$$(call test_stage,runs/codebook-1024/$(1),$(addprefix -c ,configs/base.yaml $(3)) -c configs/experiment/codebook-panel.yaml)
 endef
 $(eval $(call codebook_1024,phantom,demo,configs/codebook.yaml configs/experiment/codebook-1024.yaml))
 $(eval $(call codebook_1024,nih,nih,configs/codebook.yaml configs/experiment/nih/codebook.yaml configs/experiment/nih/codebook-1024.yaml))

@@ -54,11 +54,11 @@ def test_they_train_and_are_tested_with_the_panel(
         monkeypatch.setenv("CXR_ROOT", str(tmp_path / "nih"))
     else:
         few.append("--data.init_args.layout_options.studies=60")
-    files = [part for file in (*CONFIGS[name], PANEL) for part in ("-c", str(ROOT / "configs" / file))]
+    files = [part for file in CONFIGS[name] for part in ("-c", str(ROOT / "configs" / file))]
     logger = json.dumps({"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "."}})
-    common = [*files, *few, f"--trainer.logger={logger}", "--trainer.max_epochs=1"]
+    common = [*few, f"--trainer.logger={logger}", "--trainer.max_epochs=1"]
 
-    cli = main(["fit", *common, "--data.init_args.masks=false"])
+    cli = main(["fit", *files, *common])
     run = Path(cli.trainer.default_root_dir)
     assert run.parts[:2] == ("runs", "codebook-1024")
     config = cli.model.network.config
@@ -69,7 +69,7 @@ def test_they_train_and_are_tested_with_the_panel(
     assert (alarm.min_usage, alarm.min_perplexity) == (0.3, 64)
     assert 0 <= float(cli.trainer.callback_metrics["train/dead"]) < 1024
 
-    main(["test", *common, f"--ckpt_path={run / 'checkpoints/last.ckpt'}"])
+    main(["test", *files, "-c", str(ROOT / "configs" / PANEL), *common, f"--ckpt_path={run / 'checkpoints/last.ckpt'}"])
     written = json.loads((run / "metrics.json").read_text())
     cells = {"demo": 64, "nih": 256}[name]
     assert written["codebook/bits_nominal"] == cells * 10
@@ -78,14 +78,23 @@ def test_they_train_and_are_tested_with_the_panel(
     assert "codebook/cnr_retained" in written
     assert (run / "pictures/atlas.png").is_file()
     if name == "demo":
-        check_fresh_phantoms(common, checkpoint=run / "checkpoints/last.ckpt")
+        check_fresh_phantoms(files, common, checkpoint=run / "checkpoints/last.ckpt")
 
 
-def check_fresh_phantoms(common: list[str], *, checkpoint: Path) -> None:
+def check_fresh_phantoms(files: list[str], common: list[str], *, checkpoint: Path) -> None:
     arguments = [a for a in common if "layout_options" not in a]
-    panel = arguments.index(str(ROOT / "configs" / PANEL))
-    arguments[panel] = str(ROOT / "configs/experiment/codebook-fresh.yaml")
-    cli = main(["test", *arguments, "--data.init_args.layout_options.studies=40", f"--ckpt_path={checkpoint}"])
+    fresh = str(ROOT / "configs/experiment/codebook-fresh.yaml")
+    cli = main(
+        [
+            "test",
+            *files,
+            "-c",
+            fresh,
+            *arguments,
+            "--data.init_args.layout_options.studies=40",
+            f"--ckpt_path={checkpoint}",
+        ]
+    )
     ids = cli.datamodule.manifest.frame["image_id"]
     assert [image_id.split("-")[1] for image_id in ids] == ["2"] * 40
     written = json.loads(Path("runs/codebook-1024/phantom-fresh/metrics.json").read_text())
