@@ -6,6 +6,7 @@ of the shipped configs are left out: a side that collapses is a result.
 """
 
 import argparse
+import hashlib
 import importlib.util
 import json
 import shutil
@@ -23,6 +24,13 @@ from tests.benchmarks.budget import AnnealedTimer
 
 ROOT = Path(__file__).parents[2]
 MODEL, NETWORK = "--model.init_args.", "--model.init_args.network."
+# What a side's training depends on beside its configs: with other code, what was found before is no result.
+_NETWORKS = "vqgan codes fidelity features quantizer fsq lfq discriminator losses transformer classifier"
+CODE = (
+    *(f"lightning_modules/{name}.py" for name in ("codebook", "classifier", "feature_networks", "schedule")),
+    *(f"lightning_modules/networks/{name}.py" for name in _NETWORKS.split()),
+    *(f"tests/benchmarks/{name}.py" for name in ("budget", "monai_codebook")),
+)
 # Of metrics.json, without the prefix "codebook/".
 FIGURES = (
     "rfid", "rfid_low", "rfid_high", "rfid_blur", "rkid", "psnr", "ssim", "l1", "usage", "perplexity",
@@ -79,6 +87,7 @@ def subject(setting: Setting) -> Subject:
     return Subject(
         cli.model,
         {
+            "code": code_digest(),
             "configs": {name: file_digest(str(ROOT / "configs" / name)) for name in setting.configs},
             "arguments": list(setting.more),
             "minutes": setting.minutes,
@@ -92,6 +101,11 @@ def subject(setting: Setting) -> Subject:
             "features": file_digest(features) if features else None,
         },
     )
+
+
+def code_digest() -> str:
+    """sha256 over the files of `CODE`, in order."""
+    return hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in CODE)).hexdigest()
 
 
 def side_folder(setting: Setting, name: str, *, seed: int) -> Path:
