@@ -16,7 +16,7 @@ from datamodules.manifest import Batch
 class CodeHealth(Callback):
     """Logs how the codes of a codebook are used, over all ranks.
 
-    After a training epoch:
+    After a training epoch, but for one that was resumed in its middle:
     - `train/dead`: codes that no cell of the epoch was given;
     - `train/restarted`: how often a code was moved to where vectors are; for quantisers that count it (an integer
       tensor `restarted`, equal on all ranks, that only grows). A code that is moved twice counts twice.
@@ -36,7 +36,7 @@ class CodeHealth(Callback):
     def __init__(self, *, prefix: str = "codebook") -> None:
         self.prefix = prefix
         self.bank: RowBank
-        self._restarted = 0
+        self._restarted: int | None = None  # before the epoch; None where its beginning was not seen
         self._protocol: dict[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -54,12 +54,15 @@ class CodeHealth(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the epoch's figures; Lightning calls this before the module's own hook empties its counts."""
         assert isinstance(pl_module, HasCodebook)
+        before, self._restarted = self._restarted, None
+        if before is None:
+            return  # resumed in the middle: the counts of the first part are gone
         codes = pl_module.network.quantizer.codes
         usage = float(pl_module.train_codes.compute()["usage"])
         values = {"train/dead": float(round((1 - usage) * codes))}
         now = restarts(pl_module)
         if now is not None:
-            values["train/restarted"] = float(now - self._restarted)
+            values["train/restarted"] = float(now - before)
         for key, value in values.items():
             pl_module.log(key, torch.tensor(value, device=pl_module.device), sync_dist=True, batch_size=1)
 
