@@ -261,8 +261,8 @@ class FrozenFindingClassifier(nn.Module):
         self.warned = True
         rank_zero_warn(
             f"{self.ckpt} was trained on images of {self.resolution} × {self.resolution} pixels and gets images of "
-            f"{shape[-2]} × {shape[-1]}, which it resizes: it cannot tell whether finer things are there; train one "
-            f"with --data.init_args.size={shape[-1]} and name its checkpoint"
+            f"{shape[-2]} × {shape[-1]}, which it resizes: it was not trained to judge those; train one "
+            "at the data's size (--data.init_args.size) and name its checkpoint"
         )
 
     def features(self, image: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from lightning_modules import stages
 from lightning_modules.classifier import FrozenFindingClassifier
 from lightning_modules.networks import losses
 from lightning_modules.networks.code_parts import CodeParts
+from lightning_modules.networks.codes import bf16_at_least
 from lightning_modules.networks.discriminator import PatchDiscriminator
 from lightning_modules.networks.features import FeatureNetwork
 from lightning_modules.networks.fidelity import NETWORK_TERMS, fidelity
@@ -190,7 +191,8 @@ class ImageCodebook(lightning.LightningModule):
         """
         output = self.network(image)
         self.train_codes.update(output.codes)
-        loss = self.autoencoder_loss(output.reconstruction, image, adversarial=self.adversarial_weight)
+        with bf16_at_least(image.device):
+            loss = self.autoencoder_loss(output.reconstruction, image, adversarial=self.adversarial_weight)
         total = loss.surrogate + self.commitment * output.commitment
         parts = loss.parts | {"commitment": output.commitment.detach()}
         if self.playing:
@@ -212,7 +214,7 @@ class ImageCodebook(lightning.LightningModule):
     def autoencoder_loss(self, reconstruction: Tensor, image: Tensor, *, adversarial: float) -> AutoencoderLoss:
         """Fidelity + adaptively weighted adversarial loss of float32 images [B,1,H,W].
 
-        Networks follow autocast; distances, verdicts and the adaptive weight are taken in float32.
+        Under autocast networks compute in bf16; distances and the norms of the adaptive weight are taken in float32.
         Each network is passed backwards once: both gradients are taken at the reconstruction, weighed at the last layer
         (VQ-GAN equation 7), and their sum is handed on to the autoencoder through a surrogate that is linear in it.
         """
@@ -331,11 +333,11 @@ class ImageCodebook(lightning.LightningModule):
         """Clip each player by itself: a strong gradient of one must not weaken the other."""
         if not gradient_clip_val:
             return
+        clip = nn.utils.clip_grad_value_ if gradient_clip_algorithm == "value" else nn.utils.clip_grad_norm_
         for group in optimizer.param_groups:
-            if gradient_clip_algorithm == "value":
-                nn.utils.clip_grad_value_(group["params"], gradient_clip_val)
-            else:
-                nn.utils.clip_grad_norm_(group["params"], gradient_clip_val)
+            # A player that stands still has none.
+            if learning := [parameter for parameter in group["params"] if parameter.grad is not None]:
+                clip(learning, gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Mark the checkpoint as a codebook's and name the networks it was trained against."""

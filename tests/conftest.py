@@ -19,7 +19,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for path in sorted(FOLDER.glob("*.json")):
         if path.stat().st_mtime < BEGAN:
             continue
-        figures = json.loads(path.read_text())
+        try:
+            figures = json.loads(path.read_text())
+        except json.JSONDecodeError:  # another process is writing it
+            continue
         ratios = {key: value for key, value in figures.items() if "ratio" in key or key.endswith("_share")}
         told = "  ".join(f"{key} {value:.3g}" for key, value in ratios.items() if isinstance(value, float))
         terminalreporter.write_line(f"{path.stem}: {told}")

@@ -72,6 +72,7 @@ def test_the_callbacks_of_the_shipped_configs_write_their_metrics(chain: Chain, 
     written = yaml.safe_load((tmp_path / "metrics.json").read_text())
     key = {"codebook": "codebook/rfid", "generator": "generator/fid"}[stage]
     assert written[key] > 0
+    assert ("codebook/bits" in written) == (stage == "codebook")
     assert written["protocol"]["precision"] == fastest_precision("cpu")  # the shipped configs leave it open
     assert list((tmp_path / "pictures").glob("*.png"))
 

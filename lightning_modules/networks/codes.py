@@ -31,6 +31,13 @@ def float32(device: torch.device) -> contextlib.AbstractContextManager:
     return torch.autocast(device_type=device.type, enabled=False)
 
 
+def bf16_at_least(device: torch.device) -> contextlib.AbstractContextManager:
+    """Autocast off where it is float16: gradients that no GradScaler has scaled up fall below its smallest number."""
+    if torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type) == torch.float16:
+        return float32(device)
+    return contextlib.nullcontext()
+
+
 def rows_of(latent: Tensor, dim: int) -> Tensor:
     """[B,D,h,w] of any float type → float32 [N,D]."""
     return latent.float().permute(0, 2, 3, 1).reshape(-1, dim)

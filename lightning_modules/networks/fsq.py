@@ -1,7 +1,7 @@
 """Finite scalar quantisation (FSQ, arXiv 2309.15505): few bounded channels, each rounded to a fixed number of levels.
 
-There is no codebook to learn, so nothing can collapse, nothing is synchronised over ranks, and the quantiser has no
-loss of its own. Everything runs in float32 with autocast off. Codes, values and gradients are those of
+There is no codebook to learn, so nothing can collapse, ranks share nothing but whether one has diverged, and the
+quantiser has no loss of its own. Everything runs in float32 with autocast off. Codes, values and gradients are those of
 vector-quantize-pytorch's FSQ, which leaves CPU autocast on, numbers NaN as a code, and brings six packages with it.
 
 Shapes: B batch, D code dimension, h × w grid, K codes = product of the levels, C = number of levels, N = B·h·w.

@@ -17,7 +17,7 @@ def leave_group() -> None:
         dist.destroy_process_group()
 
 
-# Lightning does this for nccl alone.
+# Lightning does this for nccl alone, and its handler comes first. Here, since all ranks of a stage import this file.
 atexit.register(leave_group)
 
 

@@ -43,6 +43,24 @@ def gather_on_a_rank(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+def end_without_leaving(rank: int, folder: str) -> None:
+    """As Lightning's ranks end: the group is there until the interpreter goes."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    destroy = dist.destroy_process_group
+
+    def watched() -> None:
+        destroy()
+        Path(folder, f"left-{rank}").touch()
+
+    dist.destroy_process_group = watched
+
+
+@pytest.mark.slow
+def test_ranks_leave_their_group_when_they_end(tmp_path: Path) -> None:
+    mp.spawn(end_without_leaving, args=(str(tmp_path),), nprocs=2)
+    assert sorted(path.name for path in tmp_path.glob("left-*")) == ["left-0", "left-1"]
+
+
 @pytest.mark.slow
 def test_uneven_rows_of_any_shape_are_gathered_in_order_with_their_gradients(tmp_path: Path) -> None:
     mp.spawn(gather_on_a_rank, args=(str(tmp_path),), nprocs=2)
