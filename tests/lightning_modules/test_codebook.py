@@ -24,7 +24,6 @@ from lightning_modules.codebook import ImageCodebook
 from lightning_modules.networks import losses
 from lightning_modules.networks.classifier import ClassifierConfig
 from lightning_modules.networks.code_parts import CodeParts
-from lightning_modules.networks.reconstruction_metrics import ReconstructionMetrics
 from lightning_modules.networks.vqgan import VQGANConfig
 
 MICRO = VQGANConfig(resolution=16, channels=(8, 16), code_dim=8, codes=16)
@@ -346,16 +345,3 @@ def test_wrong_stages_changed_classifiers_and_missing_ones_are_refused(fitted, c
         module.on_fit_start()
     with pytest.raises(ValueError, match=r"perceptual = 0\.5 and clinical = 0\.0 need"):
         ImageCodebook(MICRO, perceptual=0.5)
-
-
-def test_metrics_are_the_same_under_autocast():
-    generator = torch.Generator().manual_seed(0)
-    image = torch.rand(4, 1, 32, 32, generator=generator) * 2 - 1
-    made = (image + 0.05 * torch.randn(image.shape, generator=generator)).clamp(-1, 1)
-    found = []
-    for autocast in (False, True):
-        metrics = ReconstructionMetrics(16)
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            metrics.update(made, image, torch.zeros(4, 2, 2, dtype=torch.int64))
-        found.append({name: float(value) for name, value in metrics.compute().items()})
-    assert found[0] == found[1]

@@ -39,6 +39,7 @@ def test_the_callbacks_are_the_shipped_ones_with_an_alarm_in_proportion(name: st
     assert trainer(last)["callbacks"] == expected
 
 
+@pytest.mark.filterwarnings("ignore:.*which it resizes")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_they_train_and_are_tested_with_the_panel(
     name: str, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
