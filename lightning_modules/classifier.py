@@ -255,6 +255,10 @@ class FrozenFindingClassifier(nn.Module):
             image = functional.interpolate(image, (self.resolution, self.resolution), mode="bilinear", antialias=True)
         return self.frozen.part(image)
 
+    def _measured(self, image: Tensor) -> ClassifierOutput:
+        with float32(image.device):
+            return self.output(image)
+
     def _warn_of(self, shape: torch.Size) -> None:
         if self.warned:
             return
@@ -267,18 +271,15 @@ class FrozenFindingClassifier(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         """Float32 [B,D]."""
-        with float32(image.device):
-            return self.output(image).features
+        return self._measured(image).features
 
     def logits(self, image: Tensor) -> Tensor:
         """Float32 [B,14] in the order of FINDINGS."""
-        with float32(image.device):
-            return self.output(image).logits
+        return self._measured(image).logits
 
     def maps(self, image: Tensor) -> tuple[Tensor, ...]:
         """Float32 [B,C_i,H_i,W_i], full resolution first."""
-        with float32(image.device):
-            return self.output(image).maps
+        return self._measured(image).maps
 
     def forward(self, image: Tensor) -> Tensor:
         """The features."""
