@@ -70,7 +70,7 @@ def test_the_losses_of_a_variant_are_off(chain: Chain, tmp_path: Path) -> None:
     """Each variant's arguments reach the module that they are about."""
     keys = {"clinical off": "weights.clinical", "perceptual off": "weights.perceptual", "GAN off": "adversarial"}
     shared = setting(chain, tmp_path)
-    shared = dataclasses.replace(shared, more=(*shared.more, *codebook_ablation.SHORT))
+    shared = dataclasses.replace(shared, more=(*shared.more, *codebook_ablation.EARLY))
     full = codebook_runs.subject(shared).module
     assert (full.discriminator_start, full.discriminator_ramp) == (200, 100)
     for name, off in keys.items():
