@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
@@ -28,7 +28,7 @@ NUMBER_COLUMNS = ("age",)
 DIGESTED = (*TEXT_COLUMNS, "sex", *NUMBER_COLUMNS, *FINDINGS)
 COLUMNS = (*DIGESTED, "source")
 IDS = ("image_id", "study_id", "patient_id")
-CONTROL = r"[\x00-\x1f\x7f\x85\u2028\u2029]"  # what breaks lists of ids, which are a line each
+CONTROL = "[\x00-\x1f\x7f\x85\u2028\u2029]"  # what breaks lists of ids, which are a line each
 Level = Literal["note", "warning", "error"]
 
 
@@ -227,11 +227,11 @@ class Manifest:
         return Manifest(pd.read_parquet(path), ledger["source"], drops, notes)
 
 
-def common_folder(images: Iterable[str]) -> str:
+def common_folder(images: pd.Series) -> str:
     """The folder or URL that all of these paths begin with, up to its last "/"; "" where there is none."""
-    named = [image for image in images if image]
+    named = images[images != ""]
     # By characters: `commonpath` takes no URLs.
-    prefix = os.path.commonprefix([min(named), max(named)]) if named else ""  # noqa: RUF071
+    prefix = os.path.commonprefix([named.min(), named.max()]) if len(named) else ""  # noqa: RUF071
     return prefix[: prefix.rfind("/") + 1]
 
 

@@ -132,4 +132,4 @@ def test_digest_is_of_the_data_wherever_it_lies():
     ],
 )
 def test_common_folder(images, folder):
-    assert common_folder(images) == folder
+    assert common_folder(pd.Series(images, dtype="str")) == folder
