@@ -9,6 +9,8 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON_FOR_VENV ?= python3
 PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
+# A worker of one thread a core, four at most: each holds 2 GB. A file's tests stay together, with what they share.
+PYTEST_SPREAD := OMP_NUM_THREADS=1 $(PYTEST) -n auto --maxprocesses 4 --dist loadfile
 # Without these, glibc gives each large buffer back to the system and faults it in again: 1.7-3.4 times slower on CPU.
 export MALLOC_MMAP_THRESHOLD_ := 4294967296
 export MALLOC_TRIM_THRESHOLD_ := 17179869184
@@ -31,10 +33,11 @@ help: ## list the targets
 # --- checks ------------------------------------------------------------------------------------------------------------
 .PHONY: help test test-slow benchmarks lint
 test: .venv/installed ## all fast tests (under 10 minutes on 2 cores)
-	$(PYTEST) -m "not slow"
+	$(PYTEST_SPREAD) -m "not slow"
 
-test-slow: .venv/installed ## DDP, resume and whole-chain tests
-	$(PYTEST) -m slow
+test-slow: .venv/installed ## DDP, resume and whole-chain tests, then the benchmarks, alone as they measure
+	$(PYTEST_SPREAD) -m slow --ignore tests/benchmarks
+	$(PYTEST) -m slow tests/benchmarks
 
 benchmarks: .venv/installed ## speed and memory of the data layer, of writing, of quantisers and of the codebook's step, as JSON under runs/benchmarks/
 	for name in prepare_rate batches workers_memory doctor_rate generate packing quantizer codebook_step; do $(PY) -m tests.benchmarks.$$name; done
