@@ -20,6 +20,7 @@ from torch.nn import functional
 from datamodules.manifest import Batch
 from datamodules.reports.mentions import extract
 from lightning_modules import stages
+from lightning_modules.classifier import FrozenFindingClassifier
 from lightning_modules.networks.alignment import (
     AlignerConfig,
     Alignment,
@@ -30,6 +31,7 @@ from lightning_modules.networks.alignment import (
     cosines,
     patch_boxes,
 )
+from lightning_modules.networks.alignment_cases import AlignmentCases
 from lightning_modules.networks.key_patch_build import (
     Candidate,
     KeyPatchBuilder,
@@ -41,17 +43,11 @@ from lightning_modules.networks.key_patch_build import (
     write_key_patches,
 )
 from lightning_modules.networks.key_patches import ClueRetriever, load_key_patches, mention_words
-from lightning_modules.networks.pointing import (
-    Pair,
-    PointingCase,
-    case_scores,
-    pointing_cases,
-    retrieval_scores,
-    text_number,
-)
-from lightning_modules.networks.presence import mentioned, presence_loss
+from lightning_modules.networks.mention_loss import prompts, statement_losses
+from lightning_modules.networks.pointing import text_number
 from lightning_modules.networks.ranks import gather_items
 from lightning_modules.networks.tokenizer import Tokens, WordTokenizer, train_tokenizer
+from lightning_modules.networks.zero_shot import prompt_words
 from lightning_modules.optimizers import parameter_groups
 from lightning_modules.schedule import with_schedule
 
@@ -67,7 +63,9 @@ class WordPatchAligner(LightningModule):
         cosine: warm up, then let the learning rate fall to 0 along half a cosine over the run.
         same_labels: weight in the targets of a pair whose known labels are all the same, against 1 for its own pair:
             two normal studies in a batch do not repel each other.
-        presence: weight of the term that asks each stated finding to be found by a patch (see `presence_loss`).
+        contrast: weight of the contrastive loss beside that of single statements (see `mention_loss`).
+        classifier_ckpt: checkpoint of a FindingClassifier whose first stages the image encoder takes and keeps as they
+            are; None trains them, from nothing, which takes several times as long.
         key_patch_options: how key patches are chosen and fetched.
         key_patches: a key-patch file for `clues`; `predict` makes one.
         test_pairs: pairs among which retrieval is tested, which bounds memory (their number is logged).
@@ -81,7 +79,8 @@ class WordPatchAligner(LightningModule):
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-3, weight_decay=0.05),
         cosine: bool = True,
         same_labels: float = 0.25,
-        presence: float = 4.0,
+        contrast: float = 0.25,
+        classifier_ckpt: str | None = None,
         key_patch_options: KeyPatchOptions = KeyPatchOptions(),  # noqa: B008 - frozen
         key_patches: str | None = None,
         test_pairs: int = 500,
@@ -91,14 +90,14 @@ class WordPatchAligner(LightningModule):
         self.config = stages.as_config(AlignerConfig, network)
         self.save_hyperparameters({"network": dataclasses.asdict(self.config)})
         self.optimizer, self.cosine = optimizer, cosine
-        self.same_labels, self.presence = same_labels, presence
+        self.same_labels, self.contrast, self.classifier_ckpt = same_labels, contrast, classifier_ckpt
         self.options = stages.as_config(KeyPatchOptions, key_patch_options)
         self.key_patches, self.test_pairs, self.least_cases = key_patches, test_pairs, least_cases
         self.network: AlignmentNetwork | None = None  # built once the tokenizer is known
         self.tokenizer: WordTokenizer | None = None
         self.retriever: tuple[ClueRetriever, ...] = ()  # in a tuple: no part of this module's weights
-        self.pairs: list[Pair] = []
-        self.cases: list[PointingCase] = []
+        self.collected = AlignmentCases(limit=test_pairs, least=least_cases)
+        self.prompt_words: dict[str, list[str]] = {}  # of the training reports
         self.builder = KeyPatchBuilder(self.options)
         self.splits: dict[str, str] = {}
 
@@ -108,7 +107,7 @@ class WordPatchAligner(LightningModule):
     def align(self, image: Tensor, report: Sequence[str]) -> Alignment:
         """Similarity of each word of B reports with each patch of their images [B,1,H,W] in [-1,1]."""
         network, tokens = self._network(), self._tokens(report)
-        similarity = cosines(network.words(tokens), network.patches(image))
+        similarity = cosines(network.words(tokens)[0], network.patches(image))
         return Alignment(similarity, tokens.words, tokens.spans, patch_boxes(self.config))
 
     def clues(self, report: Sequence[str], *, exclude_patients: Sequence[str] | None = None) -> Tensor:
@@ -138,15 +137,20 @@ class WordPatchAligner(LightningModule):
         """Train the tokenizer on the training reports when fitting starts anew; all ranks get rank 0's."""
         if stage != "fit" or self.network is not None:
             return
-        state = ""
+        state, words = "", {}
         if self.trainer.is_global_zero:
             reports = self.trainer.datamodule.train_reports()  # type: ignore[attr-defined]
             state = train_tokenizer(reports, kind="words", vocabulary=self.config.vocabulary)
-        self._build(self.trainer.strategy.broadcast(state))
+            words = prompt_words(reports)
+        self._build(*self.trainer.strategy.broadcast((state, words)))
+        if self.classifier_ckpt is not None:
+            self._network().image.take_trunk(FrozenFindingClassifier(self.classifier_ckpt).frozen.part)
 
-    def _build(self, tokenizer_state: str) -> None:
-        self.tokenizer = WordTokenizer(tokenizer_state)
+    def _build(self, tokenizer_state: str, prompt_words: dict[str, list[str]]) -> None:
+        self.tokenizer, self.prompt_words = WordTokenizer(tokenizer_state), prompt_words
         self.network = AlignmentNetwork(self.config, vocabulary=len(self.tokenizer)).to(self.device)
+        if self.classifier_ckpt is not None:
+            self.network.image.freeze_trunk()
 
     def _network(self) -> AlignmentNetwork:
         if self.network is None:
@@ -160,12 +164,12 @@ class WordPatchAligner(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Mark the checkpoint as an aligner's and add its tokenizer."""
         assert self.tokenizer is not None
-        stages.stamp(checkpoint, stage=STAGE, tokenizer=self.tokenizer.state)
+        stages.stamp(checkpoint, stage=STAGE, tokenizer=self.tokenizer.state, prompt_words=self.prompt_words)
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Build the network that the checkpoint's weights belong to."""
         stages.check_stage(checkpoint, stage=STAGE)
-        self._build(checkpoint[stages.KEY]["tokenizer"])
+        self._build(checkpoint[stages.KEY]["tokenizer"], checkpoint[stages.KEY]["prompt_words"])
 
     def configure_optimizers(self) -> Any:
         """The optimiser, with its schedule if `cosine`."""
@@ -175,76 +179,65 @@ class WordPatchAligner(LightningModule):
     # Training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Symmetric cross-entropy of late interaction scores over the batch of all ranks."""
-        network, tokens = self._network(), self._tokens(batch["report"])
-        vectors, patches = network.words(tokens), network.patches(batch["image"])
-        words, mask = compact(vectors, content_mask(tokens).to(self.device))
-        texts = torch.tensor([text_number(report) for report in batch["report"]], device=self.device)
-        loss = contrastive_loss(
-            patches,
-            words,
-            mask,
-            batch["labels"],
-            texts,
-            scale=network.scale,
-            same_labels=self.same_labels,
+        """Symmetric cross-entropy of late interaction scores, and each statement for itself, over all ranks' batch."""
+        network, reports, step = self._network(), batch["report"], self.global_step
+        written = [*reports, *prompts(reports)]
+        tokens = self._tokens(written)
+        vectors, denials = network.words(tokens)
+        patches = network.patches(batch["image"], phase=step % 4)
+        count = len(reports)
+        words, mask = compact(vectors[:count], content_mask(tokens).to(self.device)[:count])
+        texts = torch.tensor([text_number(report) for report in reports], device=self.device)
+        contrast = contrastive_loss(
+            patches, words, mask, batch["labels"], texts, scale=network.scale, same_labels=self.same_labels
         )
-        gain, offset = network.presence
-        found, places, present = mentioned(batch["report"], tokens, vectors)
-        presence = presence_loss(patches, found, places, present, gain=gain, offset=offset)
-        self.log("train/presence", presence, batch_size=len(texts))
-        loss = loss + self.presence * presence
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(texts))
-        self.log("train/temperature", 1 / network.scale.detach(), batch_size=len(texts))
+        mentions, denial = statement_losses(
+            written, tokens, reports, words=(vectors, denials), patches=patches, evidence=network.evidence, step=step
+        )
+        losses = {"contrast": contrast, "mentions": mentions, "denial": denial}
+        loss = self.contrast * contrast + mentions + denial
+        self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=count)
+        self.log("train/loss", loss, prog_bar=True, batch_size=count)
+        self.log("train/temperature", 1 / network.scale.detach(), batch_size=count)
         return loss
 
     # Validation and test
 
     def on_validation_epoch_start(self) -> None:
-        """Begin with no pairs and cases."""
-        self.pairs, self.cases = [], []
+        """Begin with no cases."""
+        self.collected = AlignmentCases(limit=min(256, self.test_pairs), least=self.least_cases)
 
     def on_test_epoch_start(self) -> None:
-        """Begin with no pairs and cases; refuse to test untrained weights."""
+        """Begin with no cases; refuse to test untrained weights."""
         self._network()
-        self.pairs, self.cases = [], []
+        self.collected = AlignmentCases(limit=self.test_pairs, least=self.least_cases)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect pairs for retrieval and cases for the pointing game."""
-        self._collect(batch, limit=min(256, self.test_pairs))
+        self._collect(batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect pairs for retrieval and cases for the pointing game."""
-        self._collect(batch, limit=self.test_pairs)
+        self._collect(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log `validate/recall_at_{1,5,10}`, and `validate/pointing...` where the data has masks."""
-        self.log_dict({f"validate/{name}": value for name, value in self._scores(min(256, self.test_pairs)).items()})
+        scores = self.collected.scores(resolution=self.config.resolution)
+        self.log_dict({f"validate/{name}": value for name, value in scores.items()})
 
     def on_test_epoch_end(self) -> None:
         """Log `aligner/recall_at_{1,5,10}[_chance]` and `aligner/pointing...`."""
-        self.log_dict({f"{STAGE}/{name}": value for name, value in self._scores(self.test_pairs).items()})
+        scores = self.collected.scores(resolution=self.config.resolution)
+        self.log_dict({f"{STAGE}/{name}": value for name, value in scores.items()})
 
-    def _collect(self, batch: Batch, *, limit: int) -> None:
-        network, tokens = self._network(), self._tokens(batch["report"])
-        patches, words = network.patches(batch["image"]), network.words(tokens)
-        kept, mask = compact(words, content_mask(tokens).to(self.device))
-        for b, (image_id, report) in enumerate(zip(batch["image_id"], batch["report"], strict=True)):
-            self.pairs.append(
-                Pair(text_number(image_id), image_id, patches[b].cpu(), kept[b][mask[b]].cpu(), text_number(report))
-            )
-        self.pairs = sorted(self.pairs, key=lambda pair: pair.order)[:limit]
-        if "masks" in batch:
-            self.cases += pointing_cases(batch, tokens, words=words, patches=patches)
-
-    def _scores(self, limit: int) -> dict[str, float]:
-        pairs = sorted(gather_items(self.pairs), key=lambda pair: pair.order)[:limit]
-        cases = sorted(gather_items(self.cases), key=lambda case: (case.image_id, case.start))
-        self.pairs, self.cases = [], []
-        if not pairs:
-            return {}
-        size = (self.config.resolution, self.config.resolution)
-        return retrieval_scores(pairs) | case_scores(cases, pairs, size=size, least=self.least_cases)
+    def _collect(self, batch: Batch) -> None:
+        self.collected.add(
+            batch,
+            network=self._network(),
+            tokens=self._tokens(batch["report"]),
+            tokenize=self._tokens,
+            prompt_words=self.prompt_words,
+        )
 
     # Key patches
 
@@ -275,7 +268,7 @@ class WordPatchAligner(LightningModule):
 
     def _add(self, batch: Batch, rows: list[int]) -> None:
         network, tokens = self._network(), self._tokens(batch["report"])
-        patches, words = network.patches(batch["image"]), network.words(tokens)
+        patches, (words, _) = network.patches(batch["image"]), network.words(tokens)
         similarity = cosines(words, patches)
         best = similarity.max(dim=-1).values  # B W
         content = content_mask(tokens).to(self.device)

@@ -19,7 +19,8 @@ SMALL = {
     "codebook": ("--model.init_args.network.channels=[8,16,16]", "--model.init_args.network.stem=1",
                  "--model.init_args.network.codes=32",
                  "--model.init_args.network.code_dim=8", "--model.init_args.discriminator_width=8"),
-    "aligner": ("--model.init_args.network.width=16", "--model.init_args.network.dim=16"),
+    "aligner": ("--model.init_args.network.channels=[8,16]", "--model.init_args.network.width=16",
+                "--model.init_args.network.dim=16"),
     "generator": ("--model.init_args.network.width=32", "--model.init_args.network.depth=1",
                   "--model.init_args.network.heads=2", "--model.init_args.sampling.steps=2"),
 }  # fmt: skip
@@ -38,6 +39,7 @@ class Chain:
         """The arguments that tell a stage where the former ones are."""
         model = {
             "codebook": {"classifier_ckpt": self.path("classifier")},
+            "aligner": {"classifier_ckpt": self.path("classifier")},
             "generator": {
                 "codebook_ckpt": self.path("codebook"),
                 "aligner_ckpt": self.path("aligner"),

@@ -2,11 +2,12 @@
 
 Two design choices keep a word's feature *about that word* and a patch's feature *about that place*, without which the
 similarity of a word with a patch says nothing about where a finding is: a word sees only its own sentence, so
-"effusion" cannot stand for the whole report; and a patch sees its surroundings through convolutions.
+"effusion" cannot stand for the whole report; and a patch sees its surroundings alone (see `patch_encoder`).
 
 Shapes: B images or texts, P patches (row-major), T sub-words, W words, D the shared space, C a network's width.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +15,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_modules.networks.patch_encoder import PatchEncoder
 from lightning_modules.networks.ranks import distributed, gather_rows, world_size
 from lightning_modules.networks.text_encoder import TextEncoder, TextEncoderConfig
 from lightning_modules.networks.tokenizer import Tokens, pool_words
-from lightning_modules.networks.transformer import Block, init_weights
 
 # Words that stand in every report whatever it shows: in a mean over words they only dilute those that can be seen.
 # Words of negation stay out too: what they deny is carried by the words beside them, which the text encoder lets see.
@@ -38,20 +39,23 @@ class AlignerConfig:
     Attributes:
         resolution: image side in pixels.
         patch: patch side in pixels, a power of two that divides `resolution`.
-        width, depth, heads: channels, transformer blocks and attention heads of the image encoder.
+        channels: widths of the first stages of the image encoder, from which as many are taken as `patch` has halvings;
+            those of the FindingClassifier whose weights are taken.
+        width, depth: channels and residual blocks of the image encoder on the patch grid.
         dim: size of the shared space (256 in AdaMatch; half of it makes the late interaction twice as fast).
         dropout: in both encoders.
         vocabulary: upper bound of the tokenizer's sub-words.
         max_length: longest report in sub-words; what is longer is cut.
-        text_width, text_depth: of the text encoder.
+        text_width, text_depth, heads: of the text encoder.
     """
 
     resolution: int = 64
-    patch: int = 8
-    width: int = 128
+    patch: int = 2
+    channels: tuple[int, ...] = (32, 64, 96, 128)
+    width: int = 48
     depth: int = 1
     heads: int = 4
-    dim: int = 128
+    dim: int = 64
     dropout: float = 0.1
     vocabulary: int = 1000
     max_length: int = 160
@@ -63,6 +67,14 @@ class AlignerConfig:
             raise ValueError(
                 f"patch {self.patch} must be a power of two, at least 2, that divides resolution {self.resolution}"
             )
+
+        if self.halvings > len(self.channels):
+            raise ValueError(f"patch {self.patch} needs {self.halvings} channels, one a halving; found {self.channels}")
+
+    @property
+    def halvings(self) -> int:
+        """How often the image is halved to the patch grid."""
+        return self.patch.bit_length() - 1
 
     @property
     def side(self) -> int:
@@ -93,73 +105,45 @@ class Alignment:
     boxes: Tensor
 
 
-class PatchEncoder(nn.Module):
-    """Radiographs to one unit vector a patch: strided convolutions, then transformer blocks over the patch grid."""
-
-    def __init__(self, config: AlignerConfig) -> None:
-        super().__init__()
-        self.config = config
-        halvings = config.patch.bit_length() - 1
-        widths = [max(16, config.width >> (halvings - 1 - i)) for i in range(halvings - 1)] + [config.width]
-        layers: list[nn.Module] = []
-        before = 1
-        for width in widths:
-            layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.GroupNorm(8, width), nn.GELU()]
-            layers += [nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.GELU()]
-            before = width
-        self.stem = nn.Sequential(*layers)
-        self.row = nn.Parameter(torch.randn(config.side, 1, config.width) * 0.02)
-        self.column = nn.Parameter(torch.randn(1, config.side, config.width) * 0.02)
-        self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, dropout=config.dropout) for _ in range(config.depth)
-        )
-        self.norm = nn.LayerNorm(config.width)
-        self.out = nn.Linear(config.width, config.dim)
-        self.blocks.apply(init_weights)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Float [B,1,H,W] in [-1,1] → unit vectors, float32 [B,P,D].
-
-        Raises:
-            ValueError: if the image has another shape than the network was built for.
-        """
-        size = self.config.resolution
-        if image.ndim != 4 or image.shape[1:] != (1, size, size):
-            raise ValueError(
-                f"the aligner was built for images [B,1,{size},{size}] and was given {list(image.shape)}; set the "
-                "data's resolution to the aligner's"
-            )
-        x = self.stem(image).permute(0, 2, 3, 1)  # B h w C
-        x = (x + self.row + self.column).flatten(1, 2)  # B P C
-        for block in self.blocks:
-            x = block(x)
-        return functional.normalize(self.out(self.norm(x)).float(), dim=-1)
-
-
 class AlignmentNetwork(nn.Module):
     """Both encoders and the learnable temperature."""
 
     def __init__(self, config: AlignerConfig, *, vocabulary: int) -> None:
         super().__init__()
         self.config = config
-        self.image = PatchEncoder(config)
+        self.image = PatchEncoder(
+            side=config.side,
+            channels=tuple(config.channels[: config.halvings]),
+            width=config.width,
+            depth=config.depth,
+            dim=config.dim,
+            dropout=config.dropout,
+        )
         self.text = TextEncoder(config.text(vocabulary))
-        self.text_out = nn.Linear(config.text_width, config.dim)
+        self.text_out = nn.Linear(2 * config.text_width, config.dim)
+        self.denial_out = nn.Linear(2 * config.text_width, 1)
         self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
         self.log_gain, self.offset = nn.Parameter(torch.tensor(10.0).log()), nn.Parameter(torch.tensor(-3.0))
 
-    def patches(self, image: Tensor) -> Tensor:
-        """Unit vectors of the patches: float [B,1,H,W] → float32 [B,P,D]."""
-        return self.image(image)
+    def patches(self, image: Tensor, *, phase: int | None = None) -> Tensor:
+        """Unit vectors of the patches: float [B,1,H,W] → float32 [B,P,D]; `phase` as of `PatchEncoder`."""
+        return self.image(image, phase=phase)
 
-    def words(self, tokens: Tokens) -> Tensor:
-        """Unit vectors of the words: float32 [B,W,D]; rows beyond `tokens.word_mask` mean nothing."""
-        return encode_words(self.text, self.text_out, tokens)
+    def words(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Unit vectors float32 [B,W,D], and the logits float32 [B,W] that a word's sentence denies it.
 
-    @property
-    def presence(self) -> tuple[Tensor, Tensor]:
-        """Gain and offset of `presence_loss`."""
-        return self.log_gain.exp(), self.offset
+        Rows beyond `tokens.word_mask` mean nothing.
+        """
+        read = read_words(self.text, tokens)
+        return functional.normalize(self.text_out(read).float(), dim=-1), self.denial_out(read)[..., 0].float()
+
+    def evidence(self, similarity: Tensor) -> Tensor:
+        """How much an image shows of a word, as a logit: cosines float [...,P] → float32 [...].
+
+        The smooth maximum (log-mean-exp) over the patches of gain · cosine, plus an offset: multiple-instance learning.
+        """
+        peak = torch.logsumexp(self.log_gain.exp() * similarity.float(), dim=-1)
+        return peak - math.log(similarity.shape[-1]) + self.offset
 
     @property
     def scale(self) -> Tensor:
@@ -168,21 +152,33 @@ class AlignmentNetwork(nn.Module):
 
 
 def encode_words(text: TextEncoder, out: nn.Linear, tokens: Tokens) -> Tensor:
-    """Reports to one unit vector a word, float32 [B,W,D]: sub-words read in their sentence, summed into words.
+    """Reports to one unit vector a word, float32 [B,W,D]."""
+    return functional.normalize(out(read_words(text, tokens)).float(), dim=-1)
 
-    A sentence that stands in several reports is encoded once: report language repeats itself.
+
+def read_words(text: TextEncoder, tokens: Tokens) -> Tensor:
+    """What the text encoder reads at each word, [B,W,2C]: the sum of its sub-words, and the mean of its sentence.
+
+    Side, zone and denial of a finding stand elsewhere in its sentence; without the mean the encoder would have to carry
+    them to each word by attention, which it learns late. A sentence that stands in several reports is encoded once.
     """
-    device = out.weight.device
+    device = next(text.parameters()).device
     place, mask = sentence_rows(tokens)
     rows = torch.where(mask, tokens.ids.flatten()[place.clamp_min(0)], -1)  # S t
     unique, copy_of = rows.unique(dim=0, return_inverse=True)
-    read = text(unique.clamp_min(0).to(device), (unique >= 0).to(device))[copy_of.to(device)]  # S t C
+    known = (unique >= 0).to(device)
+    read = text(unique.clamp_min(0).to(device), known)
+    mean = (read * known[..., None]).sum(dim=1, keepdim=True) / known.sum(dim=1)[:, None, None]
+    read = torch.cat([read, mean.expand_as(read)], dim=-1)[copy_of.to(device)]  # S t 2C
     batch, length = tokens.ids.shape
     # Every sub-word stands in exactly one sentence, so this writes each place once.
     flat = read.new_zeros(batch * length, read.shape[-1])
-    flat = flat.index_copy(0, place[mask].to(device), read[mask.to(device)])
-    summed = pool_words(flat.view(batch, length, -1), tokens.word_index.to(device), words=tokens.word_mask.shape[1])
-    return functional.normalize(out(summed).float(), dim=-1)
+    flat = flat.index_copy(0, place[mask].to(device), read[mask.to(device)]).view(batch, length, -1)
+    index, words = tokens.word_index.to(device), tokens.word_mask.shape[1]
+    width = flat.shape[-1] // 2
+    pieces = pool_words((index >= 0)[..., None].to(flat.dtype), index, words=words).clamp_min(1)
+    pooled = pool_words(flat, index, words=words)
+    return torch.cat([pooled[..., :width], pooled[..., width:] / pieces], dim=-1)
 
 
 def patch_boxes(config: AlignerConfig) -> Tensor:

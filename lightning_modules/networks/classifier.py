@@ -3,6 +3,7 @@
 GroupNorm throughout: results do not depend on the batch. Shapes: B batch, H = W = resolution, C channels, D features.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -50,20 +51,26 @@ class ClassifierOutput(NamedTuple):
     maps: tuple[Tensor, ...]  # float [B,C_i,H_i,W_i], full resolution first
 
 
+def stem_and_stages(channels: Sequence[int]) -> tuple[nn.Sequential, nn.ModuleList]:
+    """The convolutions at full resolution, and for each width a stage, which halves the image."""
+    widths = (max(8, channels[0] // 16 * 8), *channels)
+    # At full resolution too: a pneumothorax line or a device wire is one pixel wide.
+    stem = nn.Sequential(nn.Conv2d(1, widths[0], 3, padding=1), norm(widths[0]), nn.SiLU())
+    stages = nn.ModuleList(
+        nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), ResidualBlock(outputs, outputs))
+        for inputs, outputs in pairwise(widths)
+    )
+    return stem, stages
+
+
 class FindingNetwork(nn.Module):
     """Image to findings."""
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
         self.config = config
-        widths = (max(8, config.channels[0] // 16 * 8), *config.channels)
-        # At full resolution too: a pneumothorax line or a device wire is one pixel wide.
-        self.stem = nn.Sequential(nn.Conv2d(1, widths[0], 3, padding=1), norm(widths[0]), nn.SiLU())
-        self.stages = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), ResidualBlock(outputs, outputs))
-            for inputs, outputs in pairwise(widths)
-        )
-        self.norm = norm(widths[-1])
+        self.stem, self.stages = stem_and_stages(config.channels)
+        self.norm = norm(config.channels[-1])
         self.head = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(config.num_features, NUM_FINDINGS))
         self.to(memory_format=torch.channels_last)
 

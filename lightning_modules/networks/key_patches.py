@@ -211,7 +211,7 @@ class ClueRetriever(nn.Module):
         self.tokenizer = WordTokenizer(tokenizer_state)
         self.text_config: TextEncoderConfig = aligner_config.text(len(self.tokenizer))
         self.text = TextEncoder(self.text_config)
-        self.text_out = nn.Linear(aligner_config.text_width, aligner_config.dim)
+        self.text_out = nn.Linear(2 * aligner_config.text_width, aligner_config.dim)
         self.codebook = KeyPatchCodebook(key_patch_config)
         self.vocabulary = {word: i for i, word in enumerate(key_patch_config.words)}
 

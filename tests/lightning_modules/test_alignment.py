@@ -21,7 +21,9 @@ from lightning_modules.networks.alignment import (
 from lightning_modules.networks.tokenizer import WordTokenizer, train_tokenizer
 
 TEXTS = ["Large left pleural effusion. No pneumothorax.", "The heart is enlarged.", "Lungs are clear."] * 4
-TINY = AlignerConfig(resolution=16, patch=4, width=16, depth=1, heads=2, dim=8, dropout=0.0, text_width=16)
+TINY = AlignerConfig(
+    resolution=16, patch=4, channels=(8, 16), width=16, depth=1, heads=2, dim=8, dropout=0.0, text_width=16
+)
 
 
 def unit(*shape: int, seed: int) -> torch.Tensor:
@@ -110,7 +112,7 @@ def test_a_word_sees_its_sentence_and_nothing_else(tokenizer: WordTokenizer) -> 
     torch.manual_seed(0)
     network = AlignmentNetwork(TINY, vocabulary=len(tokenizer)).eval()
     words = [
-        network.words(tokenizer([text], max_length=40))[0]
+        network.words(tokenizer([text], max_length=40))[0][0]
         for text in ("Heart enlarged. Lungs clear.", "Heart enlarged. No pneumothorax.", "Heart clear. Lungs clear.")
     ]
     torch.testing.assert_close(words[0][0], words[1][0])

@@ -1,0 +1,131 @@
+"""Radiographs to one vector a patch, each from a small surrounding of it: what is found there lies there.
+
+A network that sees the whole chest names findings well and points badly: nothing keeps what it knows of a finding at
+the finding's place. Measured on the phantom with the same training: features that see half of the image point beside
+what they name (0.45 of the cases are hit, 0.62 within two pixels), features that see a third of it hit 0.62 (0.85).
+So patches see 21 pixels of 64, which no normalisation over places widens, and their own place in the image.
+Legend: B images, S patches a side, P = S·S patches (row-major), C width, D the shared space.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_modules.networks.classifier import FindingNetwork, stem_and_stages
+
+WAVES = 4  # frequencies of the place
+
+
+class PlaceNorm(nn.LayerNorm):
+    """LayerNorm over the channels of each place: [B,C,H,W] → the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each place for itself."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class PlaceBlock(nn.Module):
+    """A residual block of two convolutions of side `kernel`."""
+
+    def __init__(self, width: int, *, kernel: int) -> None:
+        super().__init__()
+        same = kernel // 2
+        self.layers = nn.Sequential(
+            PlaceNorm(width),
+            nn.SiLU(),
+            nn.Conv2d(width, width, kernel, padding=same),
+            PlaceNorm(width),
+            nn.SiLU(),
+            nn.Conv2d(width, width, kernel, padding=same),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,C,H,W] → the same shape."""
+        return x + self.layers(x)
+
+
+def waves(side: int) -> Tensor:
+    """Sines and cosines of each patch's place, float32 [1,4·WAVES,side,side]."""
+    centre = (torch.arange(side) + 0.5) / side * 2 - 1
+    y, x = torch.meshgrid(centre, centre, indexing="ij")
+    angles = [math.pi / 2 * 2**k * axis for k in range(WAVES) for axis in (y, x)]
+    return torch.stack([f(angle) for angle in angles for f in (torch.sin, torch.cos)])[None]
+
+
+class PatchEncoder(nn.Module):
+    """The first stages of a finding network, residual blocks, the patch's place, one unit vector a patch.
+
+    Args:
+        side: patches along one side of the image.
+        channels: widths of the stages, each of which halves the image: those of a FindingClassifier, so that its
+            weights can be taken.
+        width: channels of the blocks.
+        depth: blocks of 3 × 3 convolutions on the patch grid; each widens what a patch sees.
+        dim: size of the shared space.
+        dropout: of the channels before the last layer.
+    """
+
+    place: Tensor
+
+    def __init__(
+        self, *, side: int, channels: tuple[int, ...], width: int, depth: int, dim: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.size = side * 2 ** len(channels)
+        self.stem, self.stages = stem_and_stages(channels)
+        self.enter = nn.Conv2d(channels[-1], width, 1)
+        self.blocks = nn.Sequential(*(PlaceBlock(width, kernel=3) for _ in range(depth)), PlaceNorm(width), nn.SiLU())
+        self.register_buffer("place", waves(side), persistent=False)
+        self.place_in = nn.Conv2d(4 * WAVES, width, 1)
+        self.join = nn.Sequential(PlaceBlock(width, kernel=1), PlaceNorm(width))
+        self.out = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, dim))
+        self.to(memory_format=torch.channels_last)
+
+    def take_trunk(self, network: FindingNetwork) -> None:
+        """Copy the first stages of a finding network.
+
+        Raises:
+            ValueError: if its widths are others.
+        """
+        mine, theirs = tuple(self.channels), tuple(network.config.channels[: len(self.channels)])
+        if mine != theirs:
+            raise ValueError(
+                f"the aligner's image encoder begins with channels {list(mine)}, the classifier of classifier_ckpt "
+                f"with {list(theirs)}; give model.init_args.network.channels the classifier's"
+            )
+        self.stem.load_state_dict(network.stem.state_dict())
+        for stage, given in zip(self.stages, network.stages, strict=False):
+            stage.load_state_dict(given.state_dict())
+
+    def freeze_trunk(self) -> None:
+        """Leave the stem and the stages as they are."""
+        self.stem.requires_grad_(False)
+        self.stages.requires_grad_(False)
+
+    def forward(self, image: Tensor, *, phase: int | None = None) -> Tensor:
+        """Float [B,1,H,W] in [-1,1] → unit vectors, float32 [B,P,D].
+
+        Args:
+            image: of the size that the network was built for.
+            phase: 0 .. 3 takes every second patch of every second row only, beginning with one of four: a quarter of
+                the late interaction's cost in training. None takes all.
+
+        Raises:
+            ValueError: if the image has another shape.
+        """
+        if image.ndim != 4 or image.shape[1:] != (1, self.size, self.size):
+            raise ValueError(
+                f"the aligner was built for images [B,1,{self.size},{self.size}] and was given {list(image.shape)}; "
+                "set the data's resolution to the aligner's"
+            )
+        x = self.stem(image.contiguous(memory_format=torch.channels_last))
+        for stage in self.stages:
+            x = stage(x)
+        x = self.blocks(self.enter(x)) + self.place_in(self.place)
+        if phase is not None:
+            x = x[:, :, phase // 2 :: 2, phase % 2 :: 2]
+        x = self.join(x).permute(0, 2, 3, 1).flatten(1, 2)  # B P C
+        return functional.normalize(self.out(x).float(), dim=-1)

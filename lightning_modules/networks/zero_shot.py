@@ -1,0 +1,154 @@
+"""What the aligner knows of findings without a classifier: presence by prompts, and whether it hears status and side.
+
+Zero-shot AUROC (CheXzero, Tiu et al. 2022): an image scores by how much more of "There is X." it shows than of "No X.".
+Flipped twins: of a true statement and the one with its status or its side exchanged, the true one should score higher.
+Shapes: B images, P patches, D the aligner's space.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc
+
+from datamodules.reports.labels import FINDINGS
+from datamodules.reports.mentions import extract
+from datamodules.reports.phrases import lexicon, sentences
+from datamodules.reports.sides import swap_sides
+from lightning_modules.networks.alignment import AlignmentNetwork
+from lightning_modules.networks.key_patches import mention_words
+from lightning_modules.networks.mention_loss import statement_vectors
+from lightning_modules.networks.tokenizer import Tokens
+
+Tokenize = Callable[[Sequence[str]], Tokens]
+
+
+@dataclasses.dataclass(frozen=True)
+class Twins:
+    """A statement of one image's report and its flipped twin: which of the two scored higher."""
+
+    image_id: str
+    kind: str  # "status" or "side"
+    right: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ShownFindings:
+    """One image's zero-shot scores and its labels."""
+
+    image_id: str
+    scores: tuple[float, ...]  # [14], NaN where no word of the finding was learnt
+    labels: tuple[float, ...]  # [14] of 1, 0 or NaN
+
+
+def prompt_words(reports: Sequence[str]) -> dict[str, list[str]]:
+    """For each finding the pathology words of its label that these reports state, sorted."""
+    stated = {m.word for report in reports for m in extract(report) if m.kind == "pathology" and m.status == "present"}
+    entities = lexicon().entities
+    return {
+        name: words for name in FINDINGS if (words := sorted(word for word in stated if entities[word].label == name))
+    }
+
+
+def zero_shot(
+    network: AlignmentNetwork, tokenize: Tokenize, patches: Tensor, words: dict[str, list[str]]
+) -> list[list[float]]:
+    """Scores [B][14] of images' patches [B,P,D]: the highest of a finding's words counts; NaN without any."""
+    scores = patches.new_full((len(patches), len(FINDINGS)), torch.nan)
+    owners = [FINDINGS.index(finding) for finding, of_finding in words.items() for _ in of_finding]
+    if not owners:
+        return scores.tolist()
+    listed = [word for of_finding in words.values() for word in of_finding]
+    asked = [text for word in listed for text in (f"There is {word}.", f"No {word}.")]
+    vectors, denials = _read(network, tokenize, [(text, 0) for text in asked])
+    evidence = network.evidence(torch.einsum("bpd,nd->bnp", patches.float(), vectors))
+    fits = evidence * (1 - 2 * denials.sigmoid())
+    values = fits[:, ::2] - fits[:, 1::2]  # B words
+    for finding in set(owners):
+        scores[:, finding] = values[:, [n for n, owner in enumerate(owners) if owner == finding]].amax(dim=1)
+    return scores.tolist()
+
+
+def _read(network: AlignmentNetwork, tokenize: Tokenize, asked: Sequence[tuple[str, int]]) -> tuple[Tensor, Tensor]:
+    """Vectors and logits of denial of texts' n-th pathologies; of a text that is cut before it, of its first word."""
+    tokens = tokenize([text for text, _ in asked])
+    found = []
+    for row, (text, number) in enumerate(asked):
+        named = [mention for mention in extract(text) if mention.kind == "pathology"]
+        inside = mention_words(named[number], tokens.spans[row]) if number < len(named) else []
+        found.append((row, inside or [0]))
+    return statement_vectors(found, *network.words(tokens))
+
+
+def zero_shot_auroc(cases: Sequence[ShownFindings], *, names: Sequence[str]) -> dict[str, float]:
+    """AUROC of each finding that has both labels, and their mean; what is uncertain is left out.
+
+    Args:
+        cases: of all images.
+        names: of the 14 findings in the keys "zero_shot_auroc/<name>"; the mean is "zero_shot_auroc".
+    """
+    if not cases:
+        return {}
+    scores, labels = torch.tensor([c.scores for c in cases]), torch.tensor([c.labels for c in cases])
+    found = {}
+    for i, name in enumerate(names):
+        known = ~labels[:, i].isnan() & ~scores[:, i].isnan()
+        if FINDINGS[i] != "No Finding" and labels[known, i].unique().numel() == 2:
+            found[f"zero_shot_auroc/{name}"] = float(binary_auroc(scores[known, i], labels[known, i].long()))
+    return found | ({"zero_shot_auroc": sum(found.values()) / len(found)} if found else {})
+
+
+def twin_texts(report: str) -> list[tuple[str, tuple[str, int], tuple[str, int]]]:
+    """(kind, true statement, its twin) of a report; a statement is a text and the number of the pathology in it.
+
+    A side is exchanged in the sentence itself. A status is exchanged between "There is X." and "No X.", whichever the
+    report says, so that nothing but the status tells the two apart.
+    """
+    found = []
+    texts = [f"{sentence.rstrip('. ')}." for _, sentence in sentences(report)]
+    numbers: Counter[int] = Counter()
+    for mention in extract(report):
+        if mention.kind != "pathology":
+            continue
+        number = numbers[mention.sentence]
+        numbers[mention.sentence] += 1
+        if mention.status == "uncertain":
+            continue
+        pair = ((f"There is {mention.word}.", 0), (f"No {mention.word}.", 0))
+        found.append(("status", *(pair if mention.status == "present" else pair[::-1])))
+        text = texts[mention.sentence]
+        turned = swap_sides(text)
+        if mention.status == "present" and mention.side in ("left", "right") and turned != text:
+            found.append(("side", (text, number), (turned, number)))
+    return list(dict.fromkeys(found))
+
+
+def twins(
+    network: AlignmentNetwork, tokenize: Tokenize, patches: Tensor, image_ids: Sequence[str], reports: Sequence[str]
+) -> list[Twins]:
+    """Both kinds of twins of each image: patches [B,P,D]."""
+    rows = [(b, *twin) for b, report in enumerate(reports) for twin in twin_texts(report)]
+    if not rows:
+        return []
+    numbers: dict[tuple[str, int], int] = {}
+    for _, _, true, false in rows:
+        numbers.setdefault(true, len(numbers))
+        numbers.setdefault(false, len(numbers))
+    vectors, denials = _read(network, tokenize, list(numbers))
+    fits = network.evidence(torch.einsum("bpd,nd->bnp", patches.float(), vectors)) * (1 - 2 * denials.sigmoid())
+    return [
+        Twins(image_ids[b], kind, bool(fits[b, numbers[true]] > fits[b, numbers[false]]))
+        for b, kind, true, false in rows
+    ]
+
+
+def twin_scores(cases: Sequence[Twins]) -> dict[str, float]:
+    """The shares of true statements that score above their twins, "status_flipped", "side_flipped", and the numbers."""
+    scores = {}
+    for kind in ("status", "side"):
+        of_kind = [case.right for case in cases if case.kind == kind]
+        if of_kind:
+            scores |= {f"{kind}_flipped": sum(of_kind) / len(of_kind), f"{kind}_flipped_cases": float(len(of_kind))}
+    return scores
