@@ -44,7 +44,7 @@ from lightning_modules.networks.key_patch_build import (
 )
 from lightning_modules.networks.key_patches import ClueRetriever, load_key_patches, mention_words
 from lightning_modules.networks.mention_loss import prompts, statement_losses
-from lightning_modules.networks.pointing import text_number
+from lightning_modules.networks.pointing import smoothed, text_number
 from lightning_modules.networks.ranks import gather_items
 from lightning_modules.networks.tokenizer import Tokens, WordTokenizer, train_tokenizer
 from lightning_modules.networks.zero_shot import prompt_words
@@ -144,7 +144,7 @@ class WordPatchAligner(LightningModule):
             words = prompt_words(reports)
         self._build(*self.trainer.strategy.broadcast((state, words)))
         if self.classifier_ckpt is not None:
-            self._network().image.take_trunk(FrozenFindingClassifier(self.classifier_ckpt).frozen.part)
+            self._network().image.take_trunk(FrozenFindingClassifier(self.classifier_ckpt).network)
 
     def _build(self, tokenizer_state: str, prompt_words: dict[str, list[str]]) -> None:
         self.tokenizer, self.prompt_words = WordTokenizer(tokenizer_state), prompt_words
@@ -283,7 +283,7 @@ class WordPatchAligner(LightningModule):
                 inside = [i for i in mention_words(mention, tokens.spans[b]) if content[b, i]]
                 if mention.status == "absent" or not inside:
                     continue
-                score, place = similarity[b, inside].mean(dim=0).max(dim=0)
+                score, place = smoothed(similarity[b, inside].mean(dim=0)[None])[0].max(dim=0)
                 p = int(place)
                 word = functional.normalize(words[b, inside].mean(dim=0), dim=0)
                 found.append(
@@ -299,7 +299,7 @@ class WordPatchAligner(LightningModule):
                         feature=functional.normalize(word + patches[b, p], dim=0).cpu().numpy(),
                         codes=tuple(codes[cell] for cell in cells[p]),
                         positions=tuple(cells[p]),
-                        pixels=crop(batch["image"][b, 0], boxes[p], around=self.config.patch // 2)
+                        pixels=crop(batch["image"][b, 0], boxes[p], around=self.config.resolution // 6)
                         if self.options.atlas
                         else None,
                     )

@@ -247,6 +247,12 @@ class FrozenFindingClassifier(nn.Module):
         self.ckpt, self.warned = ckpt, False
         self.frozen = stages.Frozen(network)
 
+    @property
+    def network(self) -> FindingNetwork:
+        """The network itself, e.g. to take layers of it."""
+        assert isinstance(self.frozen.part, FindingNetwork)
+        return self.frozen.part
+
     def output(self, image: Tensor) -> ClassifierOutput:
         """Features, logits and maps in one pass; image [B,1,H,W] in [-1,1]. Under autocast in its precision."""
         image = image.float()

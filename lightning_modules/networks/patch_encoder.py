@@ -88,13 +88,18 @@ class PatchEncoder(nn.Module):
         """Copy the first stages of a finding network.
 
         Raises:
-            ValueError: if its widths are others.
+            ValueError: if its widths are others, or it was trained on images of another size.
         """
         mine, theirs = tuple(self.channels), tuple(network.config.channels[: len(self.channels)])
         if mine != theirs:
             raise ValueError(
                 f"the aligner's image encoder begins with channels {list(mine)}, the classifier of classifier_ckpt "
                 f"with {list(theirs)}; give model.init_args.network.channels the classifier's"
+            )
+        if network.config.resolution != self.size:
+            raise ValueError(
+                f"the classifier of classifier_ckpt was trained on images of {network.config.resolution} pixels, the "
+                f"aligner's have {self.size}; train one at the data's size"
             )
         self.stem.load_state_dict(network.stem.state_dict())
         for stage, given in zip(self.stages, network.stages, strict=False):

@@ -146,7 +146,7 @@ def twins(
 
 def twin_scores(cases: Sequence[Twins]) -> dict[str, float]:
     """The shares of true statements that score above their twins, "status_flipped", "side_flipped", and the numbers."""
-    scores = {}
+    scores: dict[str, float] = {}
     for kind in ("status", "side"):
         of_kind = [case.right for case in cases if case.kind == kind]
         if of_kind:

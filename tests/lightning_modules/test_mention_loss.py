@@ -2,6 +2,7 @@
 
 import math
 import socket
+from pathlib import Path
 
 import pytest
 import torch
@@ -101,7 +102,7 @@ def test_a_batch_that_states_nothing_teaches_nothing(tokenizer: WordTokenizer) -
     losses = statement_losses(
         reports, tokens_of(tokenizer, reports), reports, words=words, patches=patches, evidence=evidence_of, step=0
     )
-    sum(losses).backward()
+    (losses[0] + losses[1]).backward()
     assert [loss.item() for loss in losses] == [0.0, 0.0]
     for tensor in (patches, *words):
         assert tensor.grad is not None  # each rank must go backward through the same collectives
@@ -146,7 +147,7 @@ def _rank(rank: int, port: int, folder: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_are_one_rank_with_the_union_batch(tmp_path) -> None:
+def test_two_ranks_are_one_rank_with_the_union_batch(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

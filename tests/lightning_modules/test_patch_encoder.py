@@ -18,7 +18,7 @@ def test_blocks_widen_what_a_patch_sees_and_nothing_else_does(channels: tuple[in
     network = encoder(64 // 2 ** len(channels), channels, depth)
     for module in network.modules():
         if isinstance(module, torch.nn.GroupNorm):
-            module.forward = lambda x: x  # type: ignore[method-assign]
+            module.forward = lambda x: x  # type: ignore[method-assign,assignment]
     image = torch.randn(1, 1, 64, 64, requires_grad=True)
     middle = network.size // 2
     side = network.size // 2 ** len(channels)
@@ -71,3 +71,5 @@ def test_the_trunk_is_the_classifiers() -> None:
     assert network.enter.weight.grad is not None
     with pytest.raises(ValueError, match=r"begins with channels \[24\], the classifier of classifier_ckpt with \[8\]"):
         encoder(channels=(24,)).take_trunk(classifier)
+    with pytest.raises(ValueError, match="trained on images of 32 pixels, the aligner's have 64"):
+        encoder(side=32, channels=(8,)).take_trunk(classifier)

@@ -1,5 +1,7 @@
 """Prompts, flipped twins and their figures, on networks whose answers are known."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
@@ -53,7 +55,7 @@ def test_twins_of_a_report() -> None:
 
 
 def test_scores_are_the_difference_of_what_fits(tokenizer: WordTokenizer, network: AlignmentNetwork) -> None:
-    def tokenize(texts: list[str]) -> Tokens:
+    def tokenize(texts: Sequence[str]) -> Tokens:
         return tokenizer(texts, max_length=40)
 
     patches = network.patches(torch.rand(3, 1, 16, 16) * 2 - 1)
@@ -76,7 +78,7 @@ def test_scores_are_the_difference_of_what_fits(tokenizer: WordTokenizer, networ
 
 
 def test_a_network_that_hears_denials_tells_the_status(tokenizer: WordTokenizer, network: AlignmentNetwork) -> None:
-    def tokenize(texts: list[str]) -> Tokens:
+    def tokenize(texts: Sequence[str]) -> Tokens:
         return tokenizer(texts, max_length=40)
 
     def hears(tokens: Tokens) -> tuple[torch.Tensor, torch.Tensor]:
