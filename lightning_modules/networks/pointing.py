@@ -2,7 +2,8 @@
 
 The pointing game (Zhang et al., arXiv 1608.00507): a hit is a heat map whose highest pixel lies in the finding's mask.
 Findings have favourite places, so three references go with the hit rate: a random pixel, the one pixel that a
-finding's masks cover most often, and the same word's heat map on another image.
+finding's masks cover most often, and the same word's heat map on another image. The contrast-to-noise ratio asks
+whether the whole mask stands out (BioViL, arXiv 2204.09817; with its sign, so that a hole does not count as a peak).
 
 Shapes: B images, P patches, D the aligner's space, H × W pixels, N cases or pairs.
 """
@@ -37,6 +38,7 @@ class PointingCase:
     finding: int
     query: np.ndarray  # [D]
     hit: bool
+    contrast: float
     mask: np.ndarray  # packed bits of [H,W]
 
 
@@ -82,9 +84,29 @@ def pointing_hits(maps: Tensor, masks: Tensor) -> Tensor:
     return masks.flatten(1).gather(1, maps.flatten(1).argmax(dim=1, keepdim=True))[:, 0]
 
 
+def contrast_to_noise(maps: Tensor, masks: Tensor) -> Tensor:
+    """(mean inside - mean outside) / sqrt(their variances' sum), float [N]: maps float [N,H,W], masks bool [N,H,W].
+
+    0 where a mask covers nothing or everything, or nothing varies.
+    """
+    inside, outside = masks.flatten(1).double(), (~masks).flatten(1).double()
+    values = maps.flatten(1).double()
+
+    def moments(weight: Tensor) -> tuple[Tensor, Tensor]:
+        count = weight.sum(dim=1).clamp_min(1)
+        mean = (values * weight).sum(dim=1) / count
+        return mean, ((values - mean[:, None]).square() * weight).sum(dim=1) / count
+
+    (mean_in, var_in), (mean_out, var_out) = moments(inside), moments(outside)
+    noise = (var_in + var_out).sqrt()
+    defined = masks.flatten(1).any(dim=1) & ~masks.flatten(1).all(dim=1) & (noise > 0)
+    return torch.where(defined, (mean_in - mean_out) / noise, 0.0).float()
+
+
 def pointing_scores(
     *,
     hits: Tensor,
+    contrasts: Tensor,
     other_hits: Tensor,
     areas: Tensor,
     findings: Tensor,
@@ -96,6 +118,7 @@ def pointing_scores(
 
     Args:
         hits: bool [N], of each case's own image.
+        contrasts: float [N], `contrast_to_noise` of the same maps.
         other_hits: bool [N], of the same words' map on another image against the case's mask.
         areas: float [N], share of the image that the mask covers.
         findings: int64 [N], index into names.
@@ -104,10 +127,11 @@ def pointing_scores(
         least: cases a finding needs to count in the macro means.
 
     Returns:
-        "pointing", "pointing_chance", "pointing_centre", "pointing_other_image" (macro means), "pointing_micro",
-        "pointing_cases", and "pointing/<finding>"; empty if no finding has enough cases.
+        "pointing", "pointing_chance", "pointing_centre", "pointing_other_image", "contrast" (macro means),
+        "pointing_micro", "pointing_cases", "pointing/<finding>", "contrast/<finding>"; empty if no finding has enough
+        cases.
     """
-    own, other, chance, centre = [], [], [], []
+    own, other, chance, centre, contrast = [], [], [], [], []
     scores: dict[str, float] = {}
     for index, name in enumerate(names):
         chosen = findings == index
@@ -118,10 +142,12 @@ def pointing_scores(
         other.append(other_hits[chosen].double().mean().item())
         chance.append(areas[chosen].double().mean().item())
         centre.append(coverage[index].max().item() / count)
-        scores[f"pointing/{name}"] = own[-1]
+        contrast.append(contrasts[chosen].double().mean().item())
+        scores |= {f"pointing/{name}": own[-1], f"contrast/{name}": contrast[-1]}
     if not own:
         return {}
     means = {"pointing": own, "pointing_chance": chance, "pointing_centre": centre, "pointing_other_image": other}
+    means |= {"contrast": contrast}
     scores |= {name: sum(values) / len(values) for name, values in means.items()}
     return scores | {"pointing_micro": hits.double().mean().item(), "pointing_cases": float(len(hits))}
 
@@ -169,11 +195,12 @@ def pointing_cases(batch: Batch, tokens: Tokens, *, words: Tensor, patches: Tens
     if not rows:
         return []
     query, mask = torch.stack(queries), masks[rows, findings]
-    hits = pointing_hits(heat_maps(query, patches[rows], size=(mask.shape[1], mask.shape[2])), mask).tolist()
+    maps = heat_maps(query, patches[rows], size=(mask.shape[1], mask.shape[2]))
+    hits, contrasts = pointing_hits(maps, mask).tolist(), contrast_to_noise(maps, mask).tolist()
     bits = np.packbits(mask.flatten(1).cpu().numpy(), axis=1)
     vectors = query.cpu().numpy()
     return [
-        PointingCase(batch["image_id"][b], starts[i], findings[i], vectors[i], hits[i], bits[i])
+        PointingCase(batch["image_id"][b], starts[i], findings[i], vectors[i], hits[i], contrasts[i], bits[i])
         for i, b in enumerate(rows)
     ]
 
@@ -200,6 +227,7 @@ def case_scores(
         coverage.index_add_(0, torch.tensor([case.finding for case in part]), masks.float())
     return pointing_scores(
         hits=torch.tensor([case.hit for case in cases]),
+        contrasts=torch.tensor([case.contrast for case in cases]),
         other_hits=torch.cat(hits),
         areas=torch.cat(areas),
         findings=torch.tensor([case.finding for case in cases]),

@@ -10,11 +10,14 @@ from lightning_modules.networks.pointing import (
     Pair,
     PointingCase,
     case_scores,
+    contrast_to_noise,
     heat_maps,
     pointing_cases,
     pointing_hits,
     recall_at,
     retrieval_scores,
+    smoothed,
+    thinned,
 )
 from lightning_modules.networks.tokenizer import WordTokenizer, train_tokenizer
 
@@ -68,7 +71,7 @@ def test_scores_by_hand() -> None:
 
     def case(number: int, finding: int, *, hit: bool, place: int) -> PointingCase:
         bits = np.packbits(quadrant(place).numpy().reshape(-1))
-        return PointingCase(f"c{number}", 0, finding, query, hit, bits)
+        return PointingCase(f"c{number}", 0, finding, query, hit, float(number), bits)
 
     cases = [case(i, EFFUSION, hit=i < 3, place=2 if i < 2 else 3) for i in range(4)]
     cases += [case(4, 2, hit=True, place=0), case(5, 2, hit=True, place=0), case(6, 3, hit=False, place=0)]
@@ -83,18 +86,43 @@ def test_scores_by_hand() -> None:
     assert scores["pointing_centre"] == pytest.approx((0.5 + 1) / 2)  # half of the effusions are in either quadrant
     assert scores["pointing_other_image"] == pytest.approx((0.5 + 0) / 2)
     assert scores["pointing_micro"] == pytest.approx(5 / 7)
+    assert scores["contrast/pleural_effusion"] == pytest.approx(1.5)
+    assert scores["contrast"] == pytest.approx((1.5 + 4.5) / 2)
     assert scores["pointing_cases"] == 7
     assert case_scores([], pairs, size=(8, 8), least=1) == {}
 
 
 def test_a_case_is_never_its_own_other_image() -> None:
     bits = np.packbits(quadrant(2).numpy().reshape(-1))
-    cases = [PointingCase("a", 0, EFFUSION, np.array([1.0, 0.0], np.float32), True, bits)]
+    cases = [PointingCase("a", 0, EFFUSION, np.array([1.0, 0.0], np.float32), True, 0.0, bits)]
     pairs = [
         Pair(n, name, one_hot_patches(place), torch.zeros(1, 2), n)
         for n, (name, place) in enumerate([("a", 2), ("b", 1)])
     ]
     assert case_scores(cases, pairs, size=(8, 8), least=1)["pointing_other_image"] == 0.0
+
+
+def test_contrast_by_hand_and_its_sign() -> None:
+    maps = torch.tensor([[[3.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 2.0]], [[1.0, 2.0], [3.0, 4.0]]])
+    masks = torch.tensor([[[True, True], [False, False]], [[True, True], [False, False]], [[True, True], [True, True]]])
+    found = contrast_to_noise(maps, masks)
+    assert found[0].item() == pytest.approx((2 - 0) / (1 + 0) ** 0.5)
+    assert found[1].item() == pytest.approx(-1.5 / 0.5)  # a hole is no peak
+    assert found[2].item() == 0.0  # nothing is outside
+
+
+def test_smoothing_keeps_a_flat_map_and_prefers_neighbours_to_one_patch() -> None:
+    assert torch.allclose(smoothed(torch.full((1, 1024), 0.7)), torch.tensor(0.7))
+    grid = torch.zeros(32, 32)
+    grid[4, 4], grid[20:23, 20:23] = 1.0, 0.6
+    found = smoothed(grid.flatten()[None])[0].view(32, 32)
+    assert divmod(int(found.argmax()), 32) == (21, 21)
+
+
+def test_thinning_takes_every_second_patch_of_every_second_row() -> None:
+    patches = torch.arange(1024.0).view(1, 1024, 1)
+    assert thinned(patches).flatten()[[0, 1, 16, 255]].tolist() == [0, 2, 64, 30 * 32 + 30]
+    assert torch.equal(thinned(patches[:, :256]), patches[:, :256])
 
 
 def test_recall_counts_ties_against_and_its_chance_is_that_of_random_order() -> None:
