@@ -94,7 +94,9 @@ class WordTokenizer:
         return self.tokenizer.get_vocab_size()
 
     def __call__(self, texts: Sequence[str], *, max_length: int) -> Tokens:
-        """Encode without special tokens; what is longer than `max_length` sub-words is cut at the end.
+        """Encode without adding special tokens; what is longer than `max_length` sub-words is cut at the end.
+
+        A text that spells one of `SPECIAL` is read as that token, which `decode` leaves out.
 
         An empty text becomes one unknown sub-word that belongs to one empty word, so that no row is without a word.
         """

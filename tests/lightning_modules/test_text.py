@@ -6,11 +6,11 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lightning_modules.networks.text_encoder import TextEncoder, TextEncoderConfig
-from lightning_modules.networks.tokenizer import WordTokenizer, pool_words, train_tokenizer
+from lightning_modules.networks.tokenizer import SPECIAL, WordTokenizer, pool_words, train_tokenizer
 from lightning_modules.networks.transformer import Attention, Block
 
 REPORTS = ["No pleural effusion.", "The heart is enlarged.", "Small left pleural effusion, no pneumothorax."] * 4
@@ -45,6 +45,7 @@ def test_a_tokenizer_without_texts_says_what_to_do() -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60))
 def test_byte_level_bpe_gives_back_any_text(text: str) -> None:
+    assume(not any(name in text for name in SPECIAL))  # a text that spells "[EOS]" ends there
     tokenizer = WordTokenizer(BPE)
     tokens = tokenizer([text], max_length=1000)
     assert tokenizer.decode(tokens.ids) == [text]
