@@ -71,8 +71,9 @@ CODE_all := lightning_modules/schedule.py lightning_modules/optimizers.py $(NETW
 CODE_classifier := $(CODE_all) lightning_modules/classifier.py $(addprefix $(NETWORKS)/,classifier.py vqgan.py)
 CODE_codebook := $(CODE_all) lightning_modules/codebook.py \
   $(addprefix $(NETWORKS)/,vqgan.py codes.py code_parts.py fidelity.py features.py quantizer.py fsq.py lfq.py discriminator.py losses.py transformer.py)
-CODE_text := $(CODE_all) $(addprefix $(NETWORKS)/,tokenizer.py transformer.py text_encoder.py alignment.py key_patches.py)
-CODE_aligner := $(CODE_text) lightning_modules/aligner.py $(addprefix $(NETWORKS)/,presence.py pointing.py key_patch_build.py)
+CODE_text := $(CODE_all) $(addprefix $(NETWORKS)/,tokenizer.py transformer.py text_encoder.py alignment.py patch_encoder.py key_patches.py)
+CODE_aligner := $(CODE_text) lightning_modules/aligner.py $(addprefix $(NETWORKS)/,classifier.py vqgan.py mention_loss.py alignment_cases.py \
+  pointing.py zero_shot.py key_patch_build.py)
 CODE_generator := $(CODE_text) lightning_modules/generator.py $(addprefix $(NETWORKS)/,masked_generator.py sampling.py)
 CODE_prompter := $(CODE_all) lightning_modules/prompter.py lightning_modules/prompter_parts.py \
   $(addprefix $(NETWORKS)/,tokenizer.py language_model.py adapters.py packing.py examples.py generation.py requests.py prompt_file.py \
@@ -107,7 +108,7 @@ runs/$(1)/codebook/metrics.json: runs/$(1)/codebook/fit.done runs/$(1)/classifie
 runs/$(1)/codebook/tokens.safetensors: runs/$(1)/codebook/fit.done
 	$$(call predict_stage,runs/$(1)/codebook,$(call stage_configs,$(1),codebook))
 
-runs/$(1)/aligner/fit.done: runs/$(1)/codebook/tokens.safetensors $$(CODE_aligner) configs/aligner.yaml $(wildcard configs/experiment/$(1)/aligner.yaml) $(2) | .venv/installed
+runs/$(1)/aligner/fit.done: runs/$(1)/features/fit.done runs/$(1)/codebook/tokens.safetensors $$(CODE_aligner) configs/aligner.yaml $(wildcard configs/experiment/$(1)/aligner.yaml) $(2) | .venv/installed
 	$$(call fit,runs/$(1)/aligner,$(call stage_configs,$(1),aligner))
 
 runs/$(1)/aligner/metrics.json: runs/$(1)/aligner/fit.done $$(MEASURES)
