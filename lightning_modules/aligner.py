@@ -169,6 +169,8 @@ class WordPatchAligner(LightningModule):
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Build the network that the checkpoint's weights belong to."""
         stages.check_stage(checkpoint, stage=STAGE)
+        if "prompt_words" not in checkpoint[stages.KEY]:
+            raise ValueError("the checkpoint is of a former aligner, whose patches were others; train it again")
         self._build(checkpoint[stages.KEY]["tokenizer"], checkpoint[stages.KEY]["prompt_words"])
 
     def configure_optimizers(self) -> Any:
@@ -226,7 +228,7 @@ class WordPatchAligner(LightningModule):
         self.log_dict({f"validate/{name}": value for name, value in scores.items()})
 
     def on_test_epoch_end(self) -> None:
-        """Log `aligner/recall_at_{1,5,10}[_chance]` and `aligner/pointing...`."""
+        """Log retrieval, the pointing game, zero-shot AUROC and flipped twins as `aligner/...`."""
         scores = self.collected.scores(resolution=self.config.resolution)
         self.log_dict({f"{STAGE}/{name}": value for name, value in scores.items()})
 

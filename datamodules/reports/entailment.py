@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from datamodules.reports.contradictions import GRADES
-from datamodules.reports.mentions import Mention, extract
+from datamodules.reports.mentions import NORMALITY, Mention, extract
 from datamodules.reports.modifiers import Side, Status
 
 NAN = float("nan")
+SIDES: tuple[Side, Side] = ("left", "right")
 # Zones that radiologists name for one another.
 NEAR = frozenset([frozenset(["apex", "upper"]), frozenset(["base", "lower"])])
 
@@ -39,6 +40,11 @@ def facts(report: str) -> frozenset[Fact]:
     return frozenset(fact_of(mention) for mention in extract(report) if mention.kind == "pathology")
 
 
+def silent(report: str) -> bool:
+    """Whether a report tells nothing of pathologies, not even that all is normal: "Unchanged.", or no text at all."""
+    return not facts(report) and NORMALITY.search(report) is None
+
+
 @functools.lru_cache(maxsize=1_000_000)
 def holds(fact: Fact, stated: frozenset[Fact], *, severity: bool = True) -> float:
     """Whether a fact is true of an image.
@@ -58,11 +64,17 @@ def holds(fact: Fact, stated: frozenset[Fact], *, severity: bool = True) -> floa
     suspected = [_on_side(fact, other) for other in same if other.status == "uncertain"]
     match fact.status:
         case "absent":
-            # A denial speaks of all degrees and zones of its side.
-            there = _any(_on_side(fact, other) for other in same if other.status == "present")
+            # A denial speaks of all degrees and zones of its side, one of both sides of either.
+            anywhere = fact._replace(side=None) if fact.side == "bilateral" else fact
+            there = _any(_on_side(anywhere, other) for other in same if other.status == "present")
+            suspected = [_on_side(anywhere, other) for other in same if other.status == "uncertain"]
             return NAN if there == 0.0 and _any(suspected) != 0.0 else 1.0 - there
         case "uncertain":
             return _any(suspected) if suspected else (NAN if present else 0.0)
+        case _ if fact.side == "bilateral":
+            # Both sides may be stated one by one.
+            one, two = (holds(fact._replace(side=side), stated, severity=severity) for side in SIDES)
+            return 0.0 if 0.0 in (one, two) else one + two - 1.0
         case _:
             there = _any(present)
             return NAN if there == 0.0 and _any(suspected) != 0.0 else there

@@ -67,6 +67,8 @@ class AlignerConfig:
             raise ValueError(
                 f"patch {self.patch} must be a power of two, at least 2, that divides resolution {self.resolution}"
             )
+        if self.side < 2:
+            raise ValueError(f"patch {self.patch} makes one patch of {self.resolution} pixels; give a smaller one")
 
         if self.halvings > len(self.channels):
             raise ValueError(f"patch {self.patch} needs {self.halvings} channels, one a halving; found {self.channels}")
@@ -228,6 +230,12 @@ def cosines(words: Tensor, patches: Tensor) -> Tensor:
     """Similarity of each word with each patch of its own image: [B,W,D], [B,P,D] → [B,W,P], in float32."""
     with torch.autocast(words.device.type, enabled=False):
         return words.float() @ patches.float().transpose(1, 2)
+
+
+def every_cosine(queries: Tensor, patches: Tensor) -> Tensor:
+    """Similarity of each query with each patch of each image: [M,D], [B,P,D] → [B,M,P], in float32."""
+    with torch.autocast(queries.device.type, enabled=False):
+        return torch.einsum("md,bpd->bmp", queries.float(), patches.float())
 
 
 def compact(words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -66,7 +66,14 @@ class AlignmentCases:
         kept, mask = compact(words, content_mask(tokens).to(words.device))
         for b, (image_id, report) in enumerate(zip(batch["image_id"], batch["report"], strict=True)):
             self.pairs.append(
-                Pair(text_number(image_id), image_id, patches[b].cpu(), kept[b][mask[b]].cpu(), text_number(report))
+                # A view would keep the whole batch.
+                Pair(
+                    text_number(image_id),
+                    image_id,
+                    patches[b].cpu().clone(),
+                    kept[b][mask[b]].cpu(),
+                    text_number(report),
+                )
             )
         self.pairs = sorted(self.pairs, key=lambda pair: pair.order)[: self.limit]
 
@@ -79,4 +86,9 @@ class AlignmentCases:
         if not pairs:
             return {}
         pointed = case_scores(cases, pairs, size=(resolution, resolution), least=self.least)
-        return retrieval_scores(pairs) | pointed | zero_shot_auroc(shown, names=SLUGS) | twin_scores(told)
+        return (
+            retrieval_scores(pairs)
+            | pointed
+            | zero_shot_auroc(shown, names=SLUGS, least=self.least)
+            | twin_scores(told)
+        )

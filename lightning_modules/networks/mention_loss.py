@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from datamodules.reports.entailment import Fact, fact_of, facts, holds
+from datamodules.reports.entailment import Fact, fact_of, facts, holds, silent
 from datamodules.reports.mentions import extract
+from lightning_modules.networks.alignment import every_cosine
 from lightning_modules.networks.key_patches import mention_words
 from lightning_modules.networks.ranks import gather_items, gather_rows, sum_over_ranks, world_size
 from lightning_modules.networks.tokenizer import Tokens
@@ -99,9 +100,11 @@ def statement_vectors(
 
 
 def answers(asked: Sequence[Fact], reports: Sequence[str], *, device: torch.device) -> Answers:
-    """What each of B images answers to M statements."""
+    """What each of B images answers to M statements; an image whose report tells nothing answers none."""
     stated = [facts(report) for report in reports]
     held = torch.tensor([[holds(fact, of, severity=False) for fact in asked] for of in stated], device=device)
+    held = held.reshape(len(reports), len(asked))
+    held[torch.tensor([silent(report) for report in reports], device=device)] = torch.nan
     shown = [{fact.word for fact in of if fact.status == "present"} for of in stated]
     elsewhere = torch.tensor(
         [[fact.status == "present" and fact.word in words for fact in asked] for words in shown],
@@ -166,5 +169,5 @@ def statement_losses(
     asked, queries = gather_items([one.fact for one in found]), gather_rows(vectors)
     denied = torch.tensor([fact.status == "absent" for fact in asked], dtype=torch.bool, device=patches.device)
     own = torch.tensor([one.fact.status == "absent" for one in found], dtype=torch.bool, device=patches.device)
-    logits = evidence(torch.einsum("bpd,md->bmp", patches, queries))
+    logits = evidence(every_cosine(queries, patches))
     return mention_loss(logits, answers(asked, reports, device=patches.device), denied), denial_loss(denials, own)

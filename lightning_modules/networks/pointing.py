@@ -76,7 +76,9 @@ def smoothed(similarity: Tensor) -> Tensor:
     axis = torch.arange(side, device=similarity.device, dtype=torch.float32)
     near = torch.exp(-((axis[:, None] - axis[None, :]) ** 2) / (2 * (SPREAD * side) ** 2))
     near = near / near.sum(dim=1, keepdim=True)  # at the border too the weights are a mean's
-    return (near @ similarity.float().unflatten(1, (side, side)) @ near.T).flatten(1)
+    # bf16 would round neighbours to one value, and the first of them would be the peak.
+    with torch.autocast(similarity.device.type, enabled=False):
+        return (near @ similarity.float().unflatten(1, (side, side)) @ near.T).flatten(1)
 
 
 def pointing_hits(maps: Tensor, masks: Tensor) -> Tensor:

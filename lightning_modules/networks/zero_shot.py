@@ -1,6 +1,7 @@
-"""What the aligner knows of findings without a classifier: presence by prompts, and whether it hears status and side.
+"""What the aligner knows of findings by words alone: presence by prompts, and whether it hears status and side.
 
 Zero-shot AUROC (CheXzero, Tiu et al. 2022): an image scores by how much more of "There is X." it shows than of "No X.".
+Unlike CheXzero the aligner has seen labels: its first stages may be a classifier's, and the prompts are trained on.
 Flipped twins: of a true statement and the one with its status or its side exchanged, the true one should score higher.
 Shapes: B images, P patches, D the aligner's space.
 """
@@ -13,15 +14,18 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
+from datamodules.reports.entailment import SIDES, Fact, fact_of, facts, holds
 from datamodules.reports.labels import FINDINGS
 from datamodules.reports.mentions import extract
+from datamodules.reports.modifiers import Status
 from datamodules.reports.phrases import lexicon, sentences
 from datamodules.reports.sides import swap_sides
-from lightning_modules.networks.alignment import AlignmentNetwork
+from lightning_modules.networks.alignment import AlignmentNetwork, every_cosine
 from lightning_modules.networks.key_patches import mention_words
 from lightning_modules.networks.mention_loss import statement_vectors
 from lightning_modules.networks.tokenizer import Tokens
 
+STATUSES: tuple[Status, Status] = ("present", "absent")
 Tokenize = Callable[[Sequence[str]], Tokens]
 
 
@@ -30,7 +34,7 @@ class Twins:
     """A statement of one image's report and its flipped twin: which of the two scored higher."""
 
     image_id: str
-    kind: str  # "status" or "side"
+    kind: str  # "stated" or "denied", of which the status was exchanged, or "side"
     right: bool
 
 
@@ -63,7 +67,7 @@ def zero_shot(
     listed = [word for of_finding in words.values() for word in of_finding]
     asked = [text for word in listed for text in (f"There is {word}.", f"No {word}.")]
     vectors, denials = _read(network, tokenize, [(text, 0) for text in asked])
-    evidence = network.evidence(torch.einsum("bpd,nd->bnp", patches.float(), vectors))
+    evidence = network.evidence(every_cosine(vectors, patches))
     fits = evidence * (1 - 2 * denials.sigmoid())
     values = fits[:, ::2] - fits[:, 1::2]  # B words
     for finding in set(owners):
@@ -82,11 +86,12 @@ def _read(network: AlignmentNetwork, tokenize: Tokenize, asked: Sequence[tuple[s
     return statement_vectors(found, *network.words(tokens))
 
 
-def zero_shot_auroc(cases: Sequence[ShownFindings], *, names: Sequence[str]) -> dict[str, float]:
-    """AUROC of each finding that has both labels, and their mean; what is uncertain is left out.
+def zero_shot_auroc(cases: Sequence[ShownFindings], *, names: Sequence[str], least: int = 1) -> dict[str, float]:
+    """AUROC of each finding, their mean and number; images whose label is uncertain are left out.
 
     Args:
         cases: of all images.
+        least: images of either label that a finding needs.
         names: of the 14 findings in the keys "zero_shot_auroc/<name>"; the mean is "zero_shot_auroc".
     """
     if not cases:
@@ -95,19 +100,27 @@ def zero_shot_auroc(cases: Sequence[ShownFindings], *, names: Sequence[str]) -> 
     found = {}
     for i, name in enumerate(names):
         known = ~labels[:, i].isnan() & ~scores[:, i].isnan()
-        if FINDINGS[i] != "No Finding" and labels[known, i].unique().numel() == 2:
-            found[f"zero_shot_auroc/{name}"] = float(binary_auroc(scores[known, i], labels[known, i].long()))
-    return found | ({"zero_shot_auroc": sum(found.values()) / len(found)} if found else {})
+        positive = int((labels[known, i] == 1).sum())
+        if FINDINGS[i] != "No Finding" and min(positive, int(known.sum()) - positive) >= max(1, least):
+            # Ranks: torchmetrics would take values beyond [0,1] for logits, and their sigmoid ties the largest.
+            order = scores[known, i].unique(return_inverse=True)[1].double()
+            found[f"zero_shot_auroc/{name}"] = float(
+                binary_auroc(order / order.max().clamp_min(1), labels[known, i].long())
+            )
+    if not found:
+        return {}
+    return found | {"zero_shot_auroc": sum(found.values()) / len(found), "zero_shot_findings": float(len(found))}
 
 
 def twin_texts(report: str) -> list[tuple[str, tuple[str, int], tuple[str, int]]]:
     """(kind, true statement, its twin) of a report; a statement is a text and the number of the pathology in it.
 
     A side is exchanged in the sentence itself. A status is exchanged between "There is X." and "No X.", whichever the
-    report says, so that nothing but the status tells the two apart.
+    report says, so that nothing but the status tells the two apart. Left out is what the report as a whole does not
+    decide: "No left effusion. Right effusion." says neither of effusion in general.
     """
-    found = []
-    texts = [f"{sentence.rstrip('. ')}." for _, sentence in sentences(report)]
+    found, stated = [], facts(report)
+    texts = [f"{sentence.strip('. ')}." for _, sentence in sentences(report)]
     numbers: Counter[int] = Counter()
     for mention in extract(report):
         if mention.kind != "pathology":
@@ -117,11 +130,18 @@ def twin_texts(report: str) -> list[tuple[str, tuple[str, int], tuple[str, int]]
         if mention.status == "uncertain":
             continue
         pair = ((f"There is {mention.word}.", 0), (f"No {mention.word}.", 0))
-        found.append(("status", *(pair if mention.status == "present" else pair[::-1])))
+        there, none = (holds(Fact(mention.word, status), stated) for status in STATUSES)
+        if mention.status == "present" and (there, none) == (1.0, 0.0):
+            found.append(("stated", *pair))
+        if mention.status == "absent" and (there, none) == (0.0, 1.0):
+            found.append(("denied", *pair[::-1]))
         text = texts[mention.sentence]
         turned = swap_sides(text)
-        if mention.status == "present" and mention.side in ("left", "right") and turned != text:
-            found.append(("side", (text, number), (turned, number)))
+        if mention.status == "present" and mention.side in SIDES and turned != text:
+            fact = fact_of(mention)
+            other = fact._replace(side=SIDES[mention.side == SIDES[0]])
+            if holds(fact, stated, severity=False) == 1.0 and holds(other, stated, severity=False) == 0.0:
+                found.append(("side", (text, number), (turned, number)))
     return list(dict.fromkeys(found))
 
 
@@ -137,7 +157,7 @@ def twins(
         numbers.setdefault(true, len(numbers))
         numbers.setdefault(false, len(numbers))
     vectors, denials = _read(network, tokenize, list(numbers))
-    fits = network.evidence(torch.einsum("bpd,nd->bnp", patches.float(), vectors)) * (1 - 2 * denials.sigmoid())
+    fits = network.evidence(every_cosine(vectors, patches)) * (1 - 2 * denials.sigmoid())
     return [
         Twins(image_ids[b], kind, bool(fits[b, numbers[true]] > fits[b, numbers[false]]))
         for b, kind, true, false in rows
@@ -145,10 +165,17 @@ def twins(
 
 
 def twin_scores(cases: Sequence[Twins]) -> dict[str, float]:
-    """The shares of true statements that score above their twins, "status_flipped", "side_flipped", and the numbers."""
+    """The shares of true statements that score above their twins.
+
+    Returns:
+        "stated_flipped", "denied_flipped" and "side_flipped" with their "…_cases"; "status_flipped" is the mean of the
+        first two: most statements deny, so that whoever always denies would be right in most cases.
+    """
     scores: dict[str, float] = {}
-    for kind in ("status", "side"):
+    for kind in ("stated", "denied", "side"):
         of_kind = [case.right for case in cases if case.kind == kind]
         if of_kind:
             scores |= {f"{kind}_flipped": sum(of_kind) / len(of_kind), f"{kind}_flipped_cases": float(len(of_kind))}
+    if {"stated_flipped", "denied_flipped"} <= scores.keys():
+        scores["status_flipped"] = (scores["stated_flipped"] + scores["denied_flipped"]) / 2
     return scores

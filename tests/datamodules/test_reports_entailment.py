@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from datamodules.phantom.report import report
 from datamodules.phantom.study import study
-from datamodules.reports.entailment import Fact, all_hold, facts, holds
+from datamodules.reports.entailment import Fact, all_hold, facts, holds, silent
 from datamodules.reports.sections import choose, split_sections
 
 NAN = float("nan")
@@ -22,6 +22,9 @@ CASES = [
     ("Left pleural effusion.", "Possible right pleural effusion.", 0.0),
     ("Left pleural effusion.", "The lungs are clear.", 0.0),
     ("Bilateral pleural effusions.", "Left pleural effusion.", 0.0),
+    ("Bilateral pleural effusions.", "Left pleural effusion. Right pleural effusion.", 1.0),
+    ("Bilateral pleural effusions.", "Left pleural effusion. Possible right pleural effusion.", NAN),
+    ("No pleural effusion bilaterally.", "Left pleural effusion.", 0.0),
     ("Pleural effusion.", "Left pleural effusion.", 1.0),
     ("Small left pleural effusion.", "Large left pleural effusion.", 0.0),
     ("Small left pleural effusion.", "Mild left pleural effusion.", 1.0),
@@ -48,6 +51,13 @@ CASES = [
 def test_a_sentence_of_one_report_on_the_image_of_another(sentence: str, text: str, expected: float) -> None:
     found = all_hold(facts(sentence), facts(text))
     assert found == expected or (math.isnan(found) and math.isnan(expected))
+
+
+def test_a_report_that_tells_nothing() -> None:
+    assert silent("")
+    assert silent("Comparison with the prior radiograph.")
+    assert not silent("Lungs are clear.")
+    assert not silent("No pneumothorax.")
 
 
 def test_degrees_may_be_left_out_of_the_question() -> None:

@@ -105,6 +105,8 @@ def test_metrics_and_their_references(made: tuple[Path, dict[str, float]]) -> No
     assert metrics["aligner/retrieval_pairs"] == len(rows)
     assert 0 < metrics["aligner/pointing_chance"] < metrics["aligner/pointing_centre"] <= 1
     assert metrics["aligner/recall_at_1"] <= metrics["aligner/recall_at_5"] <= metrics["aligner/recall_at_10"]
+    for name in ("zero_shot_auroc", "status_flipped", "side_flipped"):  # what the demo's targets ask for
+        assert 0 <= metrics[f"aligner/{name}"] <= 1
     distinct = rows["report"].nunique() == len(rows)
     if distinct:
         assert metrics["aligner/recall_at_1_chance"] == pytest.approx(1 / len(rows))

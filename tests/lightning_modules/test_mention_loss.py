@@ -113,7 +113,7 @@ def evidence_of(similarity: torch.Tensor) -> torch.Tensor:
     return torch.logsumexp(5 * similarity, dim=-1) - 2
 
 
-def _gradients(rows: list[int]) -> tuple[float, torch.Tensor]:
+def _gradients(rows: list[int]) -> tuple[float, torch.Tensor, torch.Tensor]:
     tokenizer = WordTokenizer(train_tokenizer(REPORTS * 3, kind="words", vocabulary=200))
     reports = [REPORTS[row] for row in rows]
     everything = functional.normalize(torch.randn(4, 6, 5, generator=torch.Generator().manual_seed(0)), dim=-1)
@@ -132,12 +132,14 @@ def _gradients(rows: list[int]) -> tuple[float, torch.Tensor]:
             for row in seeds
         ]
     )
+    vectors = vectors.requires_grad_()
     words = functional.normalize(vectors, dim=-1), vectors[..., 0]
     losses = statement_losses(reports, tokens, reports, words=words, patches=patches, evidence=evidence_of, step=1)
     total = losses[0] + losses[1]
     total.backward()
     assert patches.grad is not None
-    return total.item(), patches.grad
+    assert vectors.grad is not None
+    return total.item(), patches.grad, vectors.grad
 
 
 def _rank(rank: int, port: int, folder: str) -> None:
@@ -152,7 +154,10 @@ def test_two_ranks_are_one_rank_with_the_union_batch(tmp_path: Path) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     mp.spawn(_rank, args=(port, str(tmp_path)), nprocs=2)
-    loss, gradient = _gradients([0, 3, 2, 1])
+    loss, gradient, of_words = _gradients([0, 3, 2, 1])
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     assert (ranks[0][0] + ranks[1][0]) / 2 == pytest.approx(loss, abs=1e-6)
     torch.testing.assert_close(torch.cat([ranks[0][1], ranks[1][1]]) / 2, gradient)
+    longest = of_words.shape[1]
+    padded = [functional.pad(rank[2], (0, 0, 0, longest - rank[2].shape[1])) for rank in ranks]
+    torch.testing.assert_close(torch.cat(padded) / 2, of_words)

@@ -119,6 +119,17 @@ def test_smoothing_keeps_a_flat_map_and_prefers_neighbours_to_one_patch() -> Non
     assert divmod(int(found.argmax()), 32) == (21, 21)
 
 
+def test_heat_maps_do_not_depend_on_the_precision_around_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.nn.functional.normalize(torch.randn(3, 8, generator=generator), dim=-1)
+    patches = torch.nn.functional.normalize(torch.randn(3, 64, 8, generator=generator), dim=-1)
+    plain = heat_maps(queries, patches, size=(16, 16))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = heat_maps(queries, patches, size=(16, 16))
+    assert mixed.dtype == torch.float32
+    assert torch.equal(plain, mixed)
+
+
 def test_thinning_takes_every_second_patch_of_every_second_row() -> None:
     patches = torch.arange(1024.0).view(1, 1024, 1)
     assert thinned(patches).flatten()[[0, 1, 16, 255]].tolist() == [0, 2, 64, 30 * 32 + 30]

@@ -1,5 +1,6 @@
 """Prompts, flipped twins and their figures, on networks whose answers are known."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import pytest
@@ -46,12 +47,21 @@ def test_twins_of_a_report() -> None:
     sentence = "Small left pleural effusion and right consolidation."
     turned = "Small right pleural effusion and left consolidation."
     assert twin_texts(REPORT) == [
-        ("status", ("There is pleural effusion.", 0), ("No pleural effusion.", 0)),
+        ("stated", ("There is pleural effusion.", 0), ("No pleural effusion.", 0)),
         ("side", (sentence, 0), (turned, 0)),
-        ("status", ("There is consolidation.", 0), ("No consolidation.", 0)),
+        ("stated", ("There is consolidation.", 0), ("No consolidation.", 0)),
         ("side", (sentence, 1), (turned, 1)),
-        ("status", ("No pneumothorax.", 0), ("There is pneumothorax.", 0)),
+        ("denied", ("No pneumothorax.", 0), ("There is pneumothorax.", 0)),
     ]
+
+
+def test_what_a_report_leaves_open_has_no_twin() -> None:
+    assert twin_texts("No left pleural effusion. Right pleural effusion.") == [
+        ("stated", ("There is pleural effusion.", 0), ("No pleural effusion.", 0)),
+        ("side", ("Right pleural effusion.", 0), ("Left pleural effusion.", 0)),
+    ]
+    assert [kind for kind, *_ in twin_texts("Left pleural effusion. Right pleural effusion.")] == ["stated"]
+    assert twin_texts("No pneumonia. Possible pneumonia.") == []
 
 
 def test_scores_are_the_difference_of_what_fits(tokenizer: WordTokenizer, network: AlignmentNetwork) -> None:
@@ -93,11 +103,11 @@ def test_a_network_that_hears_denials_tells_the_status(tokenizer: WordTokenizer,
     found = twins(network, tokenize, patches, ["a"], [REPORT])
     # What is stated is right, what is denied is not; twins of a side score alike, and a tie is no hit.
     assert [(one.kind, one.right) for one in found] == [
-        ("status", True),
+        ("stated", True),
         ("side", False),
-        ("status", True),
+        ("stated", True),
         ("side", False),
-        ("status", False),
+        ("denied", False),
     ]
     assert twins(network, tokenize, patches, ["a"], ["Clear."]) == []
 
@@ -113,12 +123,28 @@ def test_figures_by_hand() -> None:
     # The first name is "No Finding", which has no word; the third has one label only.
     assert zero_shot_auroc(cases, names=("none", "second", "third")) == {}
     moved = [ShownFindings(c.image_id, (nan, *c.scores[:1]), (nan, *c.labels[:1])) for c in cases]
-    assert zero_shot_auroc(moved, names=("none", "second")) == {"zero_shot_auroc/second": 0.5, "zero_shot_auroc": 0.5}
+    assert zero_shot_auroc(moved, names=("none", "second")) == {
+        "zero_shot_auroc/second": 0.5,
+        "zero_shot_auroc": 0.5,
+        "zero_shot_findings": 1.0,
+    }
     assert zero_shot_auroc([], names=()) == {}
-    told = [Twins("a", "status", True), Twins("b", "status", False), Twins("a", "side", True)]
+    # Large scores keep their order.
+    large = [dataclasses.replace(one, scores=tuple(100 + s for s in one.scores)) for one in moved]
+    assert zero_shot_auroc(large, names=("none", "second"))["zero_shot_auroc"] == 0.5
+    assert zero_shot_auroc(moved, names=("none", "second"), least=2) == {}
+    told = [
+        Twins("a", "stated", True),
+        Twins("b", "stated", False),
+        Twins("a", "denied", True),
+        Twins("a", "side", True),
+    ]
     assert twin_scores(told) == {
-        "status_flipped": 0.5,
-        "status_flipped_cases": 2.0,
+        "stated_flipped": 0.5,
+        "stated_flipped_cases": 2.0,
+        "denied_flipped": 1.0,
+        "denied_flipped_cases": 1.0,
+        "status_flipped": 0.75,
         "side_flipped": 1.0,
         "side_flipped_cases": 1.0,
     }
