@@ -35,9 +35,15 @@ def fact_of(mention: Mention) -> Fact:
 
 
 @functools.lru_cache(maxsize=100_000)
+def pathologies(report: str) -> tuple[Mention, ...]:
+    """The pathologies that a report names; remembered, since training reads each report once an epoch."""
+    return tuple(mention for mention in extract(report) if mention.kind == "pathology")
+
+
+@functools.lru_cache(maxsize=100_000)
 def facts(report: str) -> frozenset[Fact]:
-    """All that a report says of pathologies; remembered, since training reads each report once an epoch."""
-    return frozenset(fact_of(mention) for mention in extract(report) if mention.kind == "pathology")
+    """All that a report says of pathologies."""
+    return frozenset(fact_of(mention) for mention in pathologies(report))
 
 
 def silent(report: str) -> bool:
@@ -59,15 +65,15 @@ def holds(fact: Fact, stated: frozenset[Fact], *, severity: bool = True) -> floa
         is present on the left is so for "left" and for no side, not known for one without a side in `stated`, absent
         for "right" and for "bilateral". A suspicion is true where it was suspected, and decides nothing else.
     """
+    if fact.status == "absent" and fact.side == "bilateral":
+        fact = fact._replace(side=None)  # to deny both sides is to deny either
     same = [other for other in stated if other.word == fact.word]
     present = [_matches(fact, other, severity=severity) for other in same if other.status == "present"]
     suspected = [_on_side(fact, other) for other in same if other.status == "uncertain"]
     match fact.status:
         case "absent":
-            # A denial speaks of all degrees and zones of its side, one of both sides of either.
-            anywhere = fact._replace(side=None) if fact.side == "bilateral" else fact
-            there = _any(_on_side(anywhere, other) for other in same if other.status == "present")
-            suspected = [_on_side(anywhere, other) for other in same if other.status == "uncertain"]
+            # A denial speaks of all degrees and zones of its side.
+            there = _any(_on_side(fact, other) for other in same if other.status == "present")
             return NAN if there == 0.0 and _any(suspected) != 0.0 else 1.0 - there
         case "uncertain":
             return _any(suspected) if suspected else (NAN if present else 0.0)
@@ -78,14 +84,6 @@ def holds(fact: Fact, stated: frozenset[Fact], *, severity: bool = True) -> floa
         case _:
             there = _any(present)
             return NAN if there == 0.0 and _any(suspected) != 0.0 else there
-
-
-def all_hold(statement: Iterable[Fact], stated: frozenset[Fact]) -> float:
-    """Whether all facts of a sentence hold: 0.0 if one does not, else NaN if one is not known, else 1.0."""
-    values = [holds(fact, stated) for fact in statement]
-    if 0.0 in values:
-        return 0.0
-    return NAN if any(value != value for value in values) else 1.0
 
 
 def _any(values: Iterable[float]) -> float:

@@ -1,7 +1,5 @@
 """What validation and test of the aligner collect batch by batch, and the figures over all ranks' batches."""
 
-from typing import Any
-
 from torch import Tensor
 
 from datamodules.manifest import Batch
@@ -81,8 +79,7 @@ class AlignmentCases:
         """The figures over all ranks' cases; empty if there were none. Each rank must ask."""
         pairs = sorted(gather_items(self.pairs), key=lambda pair: pair.order)[: self.limit]
         cases = sorted(gather_items(self.cases), key=lambda case: (case.image_id, case.start))
-        shown: list[Any] = sorted(gather_items(self.shown), key=lambda one: one.image_id)
-        told = gather_items(self.twins)
+        shown, told = gather_items(self.shown), gather_items(self.twins)
         if not pairs:
             return {}
         pointed = case_scores(cases, pairs, size=(resolution, resolution), least=self.least)

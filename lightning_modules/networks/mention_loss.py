@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from datamodules.reports.entailment import Fact, fact_of, facts, holds, silent
-from datamodules.reports.mentions import extract
+from datamodules.reports.entailment import Fact, fact_of, facts, holds, pathologies, silent
 from lightning_modules.networks.alignment import every_cosine
 from lightning_modules.networks.key_patches import mention_words
 from lightning_modules.networks.ranks import gather_items, gather_rows, sum_over_ranks, world_size
@@ -38,7 +37,7 @@ class Statement(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """Which statements hold of which images; bool and float [B,M]."""
+    """Which statements hold of which images; bool [B,M]. A pair that is in none of them is not decided."""
 
     true: Tensor
     false: Tensor
@@ -51,7 +50,12 @@ def prompts(reports: Sequence[str]) -> list[str]:
     Reports give nearly every finding a side or a degree: what it looks like anywhere is asked by these alone.
     """
     words = sorted({fact.word for report in reports for fact in facts(report)})
-    return [text for word in words for text in (f"There is {word}.", f"No {word}.")]
+    return [text for word in words for text in prompt_pair(word)]
+
+
+def prompt_pair(word: str) -> tuple[str, str]:
+    """The sentence that states a pathology anywhere, and the one that denies it."""
+    return f"There is {word}.", f"No {word}."
 
 
 def statements(texts: Sequence[str], tokens: Tokens, *, step: int) -> list[Statement]:
@@ -61,9 +65,9 @@ def statements(texts: Sequence[str], tokens: Tokens, *, step: int) -> list[State
     """
     best: dict[Fact, tuple[bytes, Statement]] = {}
     for row, text in enumerate(texts):
-        for mention in extract(text):
+        for mention in pathologies(text):
             inside = mention_words(mention, tokens.spans[row])
-            if mention.kind != "pathology" or mention.status == "uncertain" or not inside:
+            if mention.status == "uncertain" or not inside:
                 continue
             fact = fact_of(mention)._replace(severity=None)
             order = hashlib.blake2b(f"{step}/{mention.start}/{text}".encode(), digest_size=8).digest()
@@ -125,15 +129,20 @@ def mention_loss(evidence: Tensor, found: Answers, denied: Tensor) -> Tensor:
     Returns:
         Scalar whose mean over ranks is that of one rank with the union batch.
     """
-    losses = functional.softplus(torch.where(denied, 1.0, -1.0) * evidence)  # -log of what the statement says
-    wrong = functional.softplus(torch.where(denied, -1.0, 1.0) * evidence)
-    total = losses.sum() * 0.0
-    for kind, weights in ((~denied, (0.5, 0.25, 0.25)), (denied, (0.25, 0.25, 0.0))):
-        for chosen, values, weight in zip(found, (losses, wrong, wrong), weights, strict=True):
-            at = chosen & kind
-            count = sum_over_ranks(at.sum()).clamp_min(1)
-            total = total + weight * (values * at).sum() * world_size() / count
-    return total
+    sign = torch.where(denied, -1.0, 1.0)
+    losses, wrong = functional.softplus(-sign * evidence), functional.softplus(sign * evidence)  # -log of yes, of no
+    groups = (
+        (found.true & ~denied, losses, 0.5),
+        (found.false & ~denied, wrong, 0.25),
+        (found.hard & ~denied, wrong, 0.25),
+        (found.true & denied, losses, 0.25),
+        (found.false & denied, wrong, 0.25),
+    )
+    counts = sum_over_ranks(torch.stack([chosen.sum() for chosen, _, _ in groups])).clamp_min(1)
+    terms = [
+        weight * (values * chosen).sum() / count for (chosen, values, weight), count in zip(groups, counts, strict=True)
+    ]
+    return torch.stack(terms).sum() * world_size()
 
 
 def denial_loss(logits: Tensor, denied: Tensor) -> Tensor:

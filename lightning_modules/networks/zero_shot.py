@@ -14,15 +14,14 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from datamodules.reports.entailment import SIDES, Fact, fact_of, facts, holds
+from datamodules.reports.entailment import SIDES, Fact, fact_of, facts, holds, pathologies
 from datamodules.reports.labels import FINDINGS
-from datamodules.reports.mentions import extract
 from datamodules.reports.modifiers import Status
 from datamodules.reports.phrases import lexicon, sentences
 from datamodules.reports.sides import swap_sides
 from lightning_modules.networks.alignment import AlignmentNetwork, every_cosine
 from lightning_modules.networks.key_patches import mention_words
-from lightning_modules.networks.mention_loss import statement_vectors
+from lightning_modules.networks.mention_loss import prompt_pair, statement_vectors
 from lightning_modules.networks.tokenizer import Tokens
 
 STATUSES: tuple[Status, Status] = ("present", "absent")
@@ -49,7 +48,7 @@ class ShownFindings:
 
 def prompt_words(reports: Sequence[str]) -> dict[str, list[str]]:
     """For each finding the pathology words of its label that these reports state, sorted."""
-    stated = {m.word for report in reports for m in extract(report) if m.kind == "pathology" and m.status == "present"}
+    stated = {fact.word for report in reports for fact in facts(report) if fact.status == "present"}
     entities = lexicon().entities
     return {
         name: words for name in FINDINGS if (words := sorted(word for word in stated if entities[word].label == name))
@@ -65,10 +64,8 @@ def zero_shot(
     if not owners:
         return scores.tolist()
     listed = [word for of_finding in words.values() for word in of_finding]
-    asked = [text for word in listed for text in (f"There is {word}.", f"No {word}.")]
-    vectors, denials = _read(network, tokenize, [(text, 0) for text in asked])
-    evidence = network.evidence(every_cosine(vectors, patches))
-    fits = evidence * (1 - 2 * denials.sigmoid())
+    asked = [(text, 0) for word in listed for text in prompt_pair(word)]
+    fits = _fits(network, patches, *_read(network, tokenize, asked))
     values = fits[:, ::2] - fits[:, 1::2]  # B words
     for finding in set(owners):
         scores[:, finding] = values[:, [n for n, owner in enumerate(owners) if owner == finding]].amax(dim=1)
@@ -80,10 +77,15 @@ def _read(network: AlignmentNetwork, tokenize: Tokenize, asked: Sequence[tuple[s
     tokens = tokenize([text for text, _ in asked])
     found = []
     for row, (text, number) in enumerate(asked):
-        named = [mention for mention in extract(text) if mention.kind == "pathology"]
+        named = pathologies(text)
         inside = mention_words(named[number], tokens.spans[row]) if number < len(named) else []
         found.append((row, inside or [0]))
     return statement_vectors(found, *network.words(tokens))
+
+
+def _fits(network: AlignmentNetwork, patches: Tensor, vectors: Tensor, denials: Tensor) -> Tensor:
+    """How well each statement fits each image, [B,P,D], [M,D], [M] → [B,M]: the evidence, turned round if denied."""
+    return network.evidence(every_cosine(vectors, patches)) * (1 - 2 * denials.sigmoid())
 
 
 def zero_shot_auroc(cases: Sequence[ShownFindings], *, names: Sequence[str], least: int = 1) -> dict[str, float]:
@@ -122,19 +124,17 @@ def twin_texts(report: str) -> list[tuple[str, tuple[str, int], tuple[str, int]]
     found, stated = [], facts(report)
     texts = [f"{sentence.strip('. ')}." for _, sentence in sentences(report)]
     numbers: Counter[int] = Counter()
-    for mention in extract(report):
-        if mention.kind != "pathology":
-            continue
+    for mention in pathologies(report):
         number = numbers[mention.sentence]
         numbers[mention.sentence] += 1
         if mention.status == "uncertain":
             continue
-        pair = ((f"There is {mention.word}.", 0), (f"No {mention.word}.", 0))
+        stating, denying = ((text, 0) for text in prompt_pair(mention.word))
         there, none = (holds(Fact(mention.word, status), stated) for status in STATUSES)
         if mention.status == "present" and (there, none) == (1.0, 0.0):
-            found.append(("stated", *pair))
+            found.append(("stated", stating, denying))
         if mention.status == "absent" and (there, none) == (0.0, 1.0):
-            found.append(("denied", *pair[::-1]))
+            found.append(("denied", denying, stating))
         text = texts[mention.sentence]
         turned = swap_sides(text)
         if mention.status == "present" and mention.side in SIDES and turned != text:
@@ -149,19 +149,22 @@ def twins(
     network: AlignmentNetwork, tokenize: Tokenize, patches: Tensor, image_ids: Sequence[str], reports: Sequence[str]
 ) -> list[Twins]:
     """Both kinds of twins of each image: patches [B,P,D]."""
-    rows = [(b, *twin) for b, report in enumerate(reports) for twin in twin_texts(report)]
-    if not rows:
+    told = [twin_texts(report) for report in reports]
+    asked = list(dict.fromkeys(one for of_image in told for _, *pair in of_image for one in pair))
+    if not asked:
         return []
-    numbers: dict[tuple[str, int], int] = {}
-    for _, _, true, false in rows:
-        numbers.setdefault(true, len(numbers))
-        numbers.setdefault(false, len(numbers))
-    vectors, denials = _read(network, tokenize, list(numbers))
-    fits = network.evidence(every_cosine(vectors, patches)) * (1 - 2 * denials.sigmoid())
-    return [
-        Twins(image_ids[b], kind, bool(fits[b, numbers[true]] > fits[b, numbers[false]]))
-        for b, kind, true, false in rows
-    ]
+    number = {one: i for i, one in enumerate(asked)}
+    vectors, denials = _read(network, tokenize, asked)
+    found = []
+    for b, of_image in enumerate(told):
+        # Each image is asked its own statements: all of the batch's would be tens of times as many.
+        own = [number[one] for _, *pair in of_image for one in pair]
+        fits = _fits(network, patches[b : b + 1], vectors[own], denials[own])[0].tolist()
+        found += [
+            Twins(image_ids[b], kind, true > false)
+            for (kind, *_), true, false in zip(of_image, fits[::2], fits[1::2], strict=True)
+        ]
+    return found
 
 
 def twin_scores(cases: Sequence[Twins]) -> dict[str, float]:

@@ -1,7 +1,6 @@
 """Prompts, flipped twins and their figures, on networks whose answers are known."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from lightning_modules.networks.alignment import AlignerConfig, AlignmentNetwork
 from lightning_modules.networks.tokenizer import Tokens, WordTokenizer, train_tokenizer
 from lightning_modules.networks.zero_shot import (
     ShownFindings,
+    Tokenize,
     Twins,
     prompt_words,
     twin_scores,
@@ -27,6 +27,11 @@ CONFIG = AlignerConfig(resolution=16, patch=4, channels=(8, 16), width=16, dim=8
 def tokenizer() -> WordTokenizer:
     texts = [REPORT, "There is a right pleural effusion.", "No consolidation."]
     return WordTokenizer(train_tokenizer(texts * 3, kind="words", vocabulary=200))
+
+
+@pytest.fixture
+def tokenize(tokenizer: WordTokenizer) -> Tokenize:
+    return lambda texts: tokenizer(texts, max_length=40)
 
 
 @pytest.fixture
@@ -64,10 +69,7 @@ def test_what_a_report_leaves_open_has_no_twin() -> None:
     assert twin_texts("No pneumonia. Possible pneumonia.") == []
 
 
-def test_scores_are_the_difference_of_what_fits(tokenizer: WordTokenizer, network: AlignmentNetwork) -> None:
-    def tokenize(texts: Sequence[str]) -> Tokens:
-        return tokenizer(texts, max_length=40)
-
+def test_scores_are_the_difference_of_what_fits(tokenize: Tokenize, network: AlignmentNetwork) -> None:
     patches = network.patches(torch.rand(3, 1, 16, 16) * 2 - 1)
     words = {"Pleural Effusion": ["pleural effusion", "consolidation"]}
     scores = torch.tensor(zero_shot(network, tokenize, patches, words))
@@ -87,10 +89,7 @@ def test_scores_are_the_difference_of_what_fits(tokenizer: WordTokenizer, networ
     assert torch.tensor(zero_shot(network, tokenize, patches, {})).isnan().all()
 
 
-def test_a_network_that_hears_denials_tells_the_status(tokenizer: WordTokenizer, network: AlignmentNetwork) -> None:
-    def tokenize(texts: Sequence[str]) -> Tokens:
-        return tokenizer(texts, max_length=40)
-
+def test_a_network_that_hears_denials_tells_the_status(tokenize: Tokenize, network: AlignmentNetwork) -> None:
     def hears(tokens: Tokens) -> tuple[torch.Tensor, torch.Tensor]:
         logits = torch.tensor([[9.0 if words[0] == "no" else -9.0] for words in tokens.words])
         vectors = torch.zeros(*tokens.word_mask.shape, 8)
