@@ -51,8 +51,8 @@ def test_the_step_is_faster_than_two_optimisers_and_near_the_peak():
         "lightning_ratio": 0.95,
     }
     if fastest_precision("cpu") == "bf16-mixed":
-        # The target of 2.4 has not been measured since the networks of the losses follow autocast: no less than in
-        # float32, until it is.
-        targets |= {"step_classifier_bf16_ratio": 1.3, "step_vgg16_bf16_ratio": 1.3}
+        # 2.4 with the perceptual network that taming-transformers has; the classifier is so small that norms and
+        # casts, which bf16 does not speed up, weigh more.
+        targets |= {"step_classifier_bf16_ratio": 2.1, "step_vgg16_bf16_ratio": 2.4}
     missed = {name: figures[name] for name, target in targets.items() if figures[name] < MARGIN * target}
     assert missed == {}

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from lightning_modules.networks import losses
 from lightning_modules.networks.discriminator import PatchDiscriminator
@@ -38,13 +39,31 @@ def test_adaptive_weight_is_bounded_where_the_discriminator_says_nothing():
 
 def test_perceptual_distance_is_zero_for_equal_maps_and_known_for_orthogonal_ones():
     maps = [torch.randn(2, 4, 8, 8), torch.randn(2, 8, 4, 4)]
-    assert losses.perceptual_distance(maps, maps).item() == 0.0
+    assert losses.perceptual_distance(maps, maps).item() == pytest.approx(0.0, abs=1e-6)
     # Scale does not count, and orthogonal unit vectors are √2 apart.
     a, b = torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 3)
     a[:, 0], b[:, 1] = 5.0, 0.5
     assert losses.perceptual_distance([a], [b]).item() == pytest.approx(2.0)
     assert losses.perceptual_distance([a], [-b.flip(1)]).item() == pytest.approx(4.0)
     assert losses.perceptual_distance([a, a], [b, a]).item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("weight", [None, torch.tensor([0.5, 0.0, 2.0, 1.0])])
+def test_perceptual_distance_and_its_gradient_are_those_of_unit_vectors(weight):
+    """Of the formula as the paper writes it; a position without any feature is at distance 0 from another such one."""
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 4, 8, 8, dtype=torch.float32), torch.randn(2, 4, 8, 8)
+    a[0, :, 0, 0] = b[0, :, 0, 0] = 0.0
+    a[0, :, 1, 1] = 0.0
+    weights = None if weight is None else [weight]
+    a.requires_grad_()
+    ours = losses.perceptual_distance([a], [b], weights=weights)
+    (gradient,) = torch.autograd.grad(ours, a)
+    unit_a, unit_b = (functional.normalize(x, dim=1, eps=1e-4) for x in (a, b))
+    squared = (unit_a - unit_b).square() * (1 if weight is None else weight[:, None, None])
+    expected = squared.sum(dim=1).mean()
+    torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, a)[0], rtol=1e-4, atol=1e-6)
 
 
 def test_perceptual_distance_with_weights_is_the_weighted_sum_over_maps():
