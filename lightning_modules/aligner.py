@@ -29,7 +29,6 @@ from lightning_modules.networks.alignment import (
     content_mask,
     contrastive_loss,
     cosines,
-    patch_boxes,
 )
 from lightning_modules.networks.alignment_cases import AlignmentCases
 from lightning_modules.networks.key_patch_build import (
@@ -107,8 +106,8 @@ class WordPatchAligner(LightningModule):
     def align(self, image: Tensor, report: Sequence[str]) -> Alignment:
         """Similarity of each word of B reports with each patch of their images [B,1,H,W] in [-1,1]."""
         network, tokens = self._network(), self._tokens(report)
-        similarity = cosines(network.words(tokens)[0], network.patches(image))
-        return Alignment(similarity, tokens.words, tokens.spans, patch_boxes(self.config))
+        patches, boxes = network.located_patches(image)
+        return Alignment(cosines(network.words(tokens)[0], patches), tokens.words, tokens.spans, boxes)
 
     def clues(self, report: Sequence[str], *, exclude_patients: Sequence[str] | None = None) -> Tensor:
         """Clues of B reports, int64 [B,K,2] of (code, grid position), -1 = padding.
@@ -270,7 +269,7 @@ class WordPatchAligner(LightningModule):
 
     def _add(self, batch: Batch, rows: list[int]) -> None:
         network, tokens = self._network(), self._tokens(batch["report"])
-        patches, (words, _) = network.patches(batch["image"]), network.words(tokens)
+        (patches, boxes), (words, _) = network.located_patches(batch["image"]), network.words(tokens)
         similarity = cosines(words, patches)
         best = similarity.max(dim=-1).values  # B W
         content = content_mask(tokens).to(self.device)

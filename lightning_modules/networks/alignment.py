@@ -47,6 +47,7 @@ class AlignerConfig:
         vocabulary: upper bound of the tokenizer's sub-words.
         max_length: longest report in sub-words; what is longer is cut.
         text_width, text_depth, heads: of the text encoder.
+        adaptive: let each patch choose its own box (AdaMatch) in place of its grid cell.
     """
 
     resolution: int = 64
@@ -61,6 +62,7 @@ class AlignerConfig:
     max_length: int = 160
     text_width: int = 128
     text_depth: int = 1
+    adaptive: bool = False
 
     def __post_init__(self) -> None:
         if self.patch < 2 or self.patch & (self.patch - 1) or self.resolution % self.patch:
@@ -98,7 +100,7 @@ class Alignment:
         similarity: cosines, float32 [B,W,P]; rows beyond a report's words mean nothing.
         words: each report's words.
         spans: each word's (start, end) in its report.
-        boxes: the patches in fractions of the image (x0, y0, x1, y1), float32 [P,4].
+        boxes: the patches in fractions of the image (x0, y0, x1, y1), float32 [B,P,4].
     """
 
     similarity: Tensor
@@ -120,6 +122,7 @@ class AlignmentNetwork(nn.Module):
             depth=config.depth,
             dim=config.dim,
             dropout=config.dropout,
+            adaptive=config.adaptive,
         )
         self.text = TextEncoder(config.text(vocabulary))
         self.text_out = nn.Linear(2 * config.text_width, config.dim)
@@ -130,6 +133,10 @@ class AlignmentNetwork(nn.Module):
     def patches(self, image: Tensor, *, phase: int | None = None) -> Tensor:
         """Unit vectors of the patches: float [B,1,H,W] → float32 [B,P,D]; `phase` as of `PatchEncoder`."""
         return self.image(image, phase=phase)
+
+    def located_patches(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The patches, and their boxes (x0, y0, x1, y1) in fractions of the image, float32 [B,P,4]."""
+        return self.image.located(image)
 
     def words(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Unit vectors float32 [B,W,D], and the logits float32 [B,W] that a word's sentence denies it.
@@ -181,13 +188,6 @@ def read_words(text: TextEncoder, tokens: Tokens) -> Tensor:
     pieces = pool_words((index >= 0)[..., None].to(flat.dtype), index, words=words).clamp_min(1)
     pooled = pool_words(flat, index, words=words)
     return torch.cat([pooled[..., :width], pooled[..., width:] / pieces], dim=-1)
-
-
-def patch_boxes(config: AlignerConfig) -> Tensor:
-    """The patches' boxes (x0, y0, x1, y1) in fractions of the image, float32 [P,4], row-major."""
-    low = torch.arange(config.side) / config.side
-    y, x = torch.meshgrid(low, low, indexing="ij")
-    return torch.stack([x, y, x + 1 / config.side, y + 1 / config.side], dim=-1).flatten(0, 1)
 
 
 def sentence_rows(tokens: Tokens) -> tuple[Tensor, Tensor]:

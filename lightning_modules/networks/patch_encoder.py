@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_modules.networks.adaptive_patches import AdaptivePatches
 from lightning_modules.networks.classifier import FindingNetwork, stem_and_stages
 
 WAVES = 4  # frequencies of the place
@@ -47,12 +48,24 @@ class PlaceBlock(nn.Module):
         return x + self.layers(x)
 
 
+def patch_boxes(side: int) -> Tensor:
+    """Boxes (x0, y0, x1, y1) of the grid's patches in fractions of the image, float32 [P,4], row-major."""
+    low = torch.arange(side) / side
+    y, x = torch.meshgrid(low, low, indexing="ij")
+    return torch.stack([x, y, x + 1 / side, y + 1 / side], dim=-1).flatten(0, 1)
+
+
 def waves(side: int) -> Tensor:
     """Sines and cosines of each patch's place, float32 [1,4·WAVES,side,side]."""
     centre = (torch.arange(side) + 0.5) / side * 2 - 1
     y, x = torch.meshgrid(centre, centre, indexing="ij")
     angles = [math.pi / 2 * 2**k * axis for k in range(WAVES) for axis in (y, x)]
     return torch.stack([f(angle) for angle in angles for f in (torch.sin, torch.cos)])[None]
+
+
+def every_second(x: Tensor, phase: int | None) -> Tensor:
+    """Every second place of every second row, beginning with one of four: [B,C,S,S] → [B,C,S/2,S/2]; all if None."""
+    return x if phase is None else x[:, :, phase // 2 :: 2, phase % 2 :: 2]
 
 
 class PatchEncoder(nn.Module):
@@ -66,12 +79,22 @@ class PatchEncoder(nn.Module):
         depth: blocks of 3 × 3 convolutions on the patch grid; each widens what a patch sees.
         dim: size of the shared space.
         dropout: of the channels before the last layer.
+        adaptive: let each patch choose its own box (see `adaptive_patches`).
     """
 
     place: Tensor
+    boxes: Tensor
 
     def __init__(
-        self, *, side: int, channels: tuple[int, ...], width: int, depth: int, dim: int, dropout: float
+        self,
+        *,
+        side: int,
+        channels: tuple[int, ...],
+        width: int,
+        depth: int,
+        dim: int,
+        dropout: float,
+        adaptive: bool = False,
     ) -> None:
         super().__init__()
         self.channels = channels
@@ -80,7 +103,9 @@ class PatchEncoder(nn.Module):
         self.enter = nn.Conv2d(channels[-1], width, 1)
         self.blocks = nn.Sequential(*(PlaceBlock(width, kernel=3) for _ in range(depth)), PlaceNorm(width), nn.SiLU())
         self.register_buffer("place", waves(side), persistent=False)
+        self.register_buffer("boxes", patch_boxes(side), persistent=False)
         self.place_in = nn.Conv2d(4 * WAVES, width, 1)
+        self.adaptive = AdaptivePatches(width) if adaptive else None
         self.join = nn.Sequential(PlaceBlock(width, kernel=1), PlaceNorm(width))
         self.out = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, dim))
         self.to(memory_format=torch.channels_last)
@@ -112,7 +137,11 @@ class PatchEncoder(nn.Module):
         self.stages.requires_grad_(False)
 
     def forward(self, image: Tensor, *, phase: int | None = None) -> Tensor:
-        """Float [B,1,H,W] in [-1,1] → unit vectors, float32 [B,P,D].
+        """The vectors of `located`."""
+        return self.located(image, phase=phase)[0]
+
+    def located(self, image: Tensor, *, phase: int | None = None) -> tuple[Tensor, Tensor]:
+        """Float [B,1,H,W] in [-1,1] → unit vectors, float32 [B,P,D], and the patches' boxes, float32 [B,P,4].
 
         Args:
             image: of the size that the network was built for.
@@ -131,7 +160,14 @@ class PatchEncoder(nn.Module):
         for stage in self.stages:
             x = stage(x)
         x = self.blocks(self.enter(x)) + self.place_in(self.place)
-        if phase is not None:
-            x = x[:, :, phase // 2 :: 2, phase % 2 :: 2]
+        if self.adaptive is not None:
+            x, boxes = self.adaptive(x, phase=phase)
+        else:
+            x, boxes = every_second(x, phase), self._grid_boxes(len(x), phase)
         x = self.join(x).permute(0, 2, 3, 1).flatten(1, 2)  # B P C
-        return functional.normalize(self.out(x).float(), dim=-1)
+        return functional.normalize(self.out(x).float(), dim=-1), boxes
+
+    def _grid_boxes(self, count: int, phase: int | None) -> Tensor:
+        side = self.place.shape[-1]
+        boxes = every_second(self.boxes.T.unflatten(1, (side, side))[None], phase)  # 1 4 s s
+        return boxes.flatten(2).transpose(1, 2).expand(count, -1, -1)

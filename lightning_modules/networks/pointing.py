@@ -58,9 +58,20 @@ def text_number(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
-def heat_maps(queries: Tensor, patches: Tensor, *, size: tuple[int, int]) -> Tensor:
-    """Similarity of a query with each place: [N,D], [N,P,D] → float32 [N,H,W], bilinear between patch centres."""
-    similarity = smoothed(cosines(queries[:, None], patches)[:, 0])
+def heat_maps(queries: Tensor, patches: Tensor, *, size: tuple[int, int], boxes: Tensor | None = None) -> Tensor:
+    """Similarity of a query with each place: [N,D], [N,P,D] → float32 [N,H,W].
+
+    Args:
+        queries: unit vectors.
+        patches: unit vectors of each query's image.
+        size: H, W.
+        boxes: [N,P,4], where the patches lie that chose their own place: the mean of the patches by a Gaussian of their
+            distance. None is the grid: smoothed, and bilinear between patch centres.
+    """
+    similarity = cosines(queries[:, None], patches)[:, 0]
+    if boxes is not None:
+        return splatted(similarity, boxes, size=size)
+    similarity = smoothed(similarity)
     side = math.isqrt(similarity.shape[1])
     grid = similarity.view(-1, 1, side, side)
     return functional.interpolate(grid, size=size, mode="bilinear", align_corners=False)[:, 0]
@@ -79,6 +90,26 @@ def smoothed(similarity: Tensor) -> Tensor:
     # bf16 would round neighbours to one value, and the first of them would be the peak.
     with torch.autocast(similarity.device.type, enabled=False):
         return (near @ similarity.float().unflatten(1, (side, side)) @ near.T).flatten(1)
+
+
+def splatted(similarity: Tensor, boxes: Tensor, *, size: tuple[int, int]) -> Tensor:
+    """Each pixel's mean of patches, weighted by a Gaussian of `SPREAD` around their centres: [N,P], [N,P,4] → [N,H,W].
+
+    A pixel far from all patches has the mean of all.
+    """
+    centres = (boxes[..., :2] + boxes[..., 2:]) / 2  # N P 2 of x, y
+    near_x, near_y = (
+        torch.exp(
+            -(((torch.arange(count, device=boxes.device) + 0.5) / count - centres[..., axis, None]) ** 2)
+            / (2 * SPREAD**2)
+        )
+        for axis, count in ((0, size[1]), (1, size[0]))
+    )  # N P W, N P H
+    with torch.autocast(similarity.device.type, enabled=False):
+        values = similarity.float()
+        weight = near_y.transpose(1, 2) @ near_x + 1e-6
+        total = (near_y * values[..., None]).transpose(1, 2) @ near_x + 1e-6 * values.mean(dim=1)[:, None, None]
+        return total / weight
 
 
 def pointing_hits(maps: Tensor, masks: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from lightning_modules.networks.alignment import (
     content_mask,
     contrastive_loss,
     late_interaction,
-    patch_boxes,
     sentence_rows,
     soft_cross_entropy,
     soft_targets,
@@ -125,7 +124,7 @@ def test_shapes_units_and_boxes(tokenizer: WordTokenizer) -> None:
     assert patches.shape == (2, 16, 8)
     torch.testing.assert_close(patches.norm(dim=-1), torch.ones(2, 16))
     assert network.scale.item() == pytest.approx(1 / 0.07, rel=1e-5)
-    boxes = patch_boxes(TINY)
+    boxes = network.located_patches(torch.zeros(2, 1, 16, 16))[1][1]
     assert boxes[0].tolist() == [0, 0, 0.25, 0.25]
     assert boxes[1].tolist() == [0.25, 0, 0.5, 0.25]  # row-major: the next patch is to the right
     assert boxes[15].tolist() == [0.75, 0.75, 1, 1]

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 
 from datamodules.reports.labels import FINDINGS
+from lightning_modules.networks.patch_encoder import patch_boxes
 from lightning_modules.networks.pointing import (
     Pair,
     PointingCase,
@@ -17,6 +18,7 @@ from lightning_modules.networks.pointing import (
     recall_at,
     retrieval_scores,
     smoothed,
+    splatted,
     thinned,
 )
 from lightning_modules.networks.tokenizer import WordTokenizer, train_tokenizer
@@ -46,6 +48,29 @@ def test_heat_maps_peak_at_the_patch_and_are_row_major() -> None:
         assert heat.max().item() == pytest.approx(1.0)
         for other in range(4):
             assert pointing_hits(heat, quadrant(other)[None]).tolist() == [place == other]
+
+
+def test_patches_that_chose_their_place_are_drawn_there() -> None:
+    """The patch that resembles the query lies at (5.5, 2.5) of 8 × 8 pixels; far from all patches is their mean."""
+    similarity = torch.tensor([[1.0, 0.0, 0.5]])
+    boxes = torch.tensor([[[5.0, 2.0, 6.0, 3.0], [1.0, 2.0, 2.0, 3.0], [1.0, 6.0, 2.0, 7.0]]]) / 8
+    heat = splatted(similarity, boxes, size=(8, 8))[0]
+    assert heat[2, 5].item() == pytest.approx(1.0, abs=1e-4)
+    assert heat[2, 1].item() == pytest.approx(0.0, abs=1e-4)
+    assert heat[6, 1].item() == pytest.approx(0.5, abs=1e-4)
+    assert heat[7, 7].item() == pytest.approx(0.5, abs=1e-4)
+    assert heat.argmax().item() in (2 * 8 + 5, 2 * 8 + 6, 1 * 8 + 5, 1 * 8 + 6)
+    halfway = splatted(torch.tensor([[1.0, 0.0]]), torch.tensor([[[0.4, 0.4, 0.5, 0.5]] * 2]), size=(8, 8))
+    assert halfway[0, 3, 3].item() == pytest.approx(0.5)
+
+
+def test_the_splatted_grid_is_the_smoothed_one() -> None:
+    torch.manual_seed(0)
+    query, patches = torch.tensor([[1.0, 0.0]]), functional.normalize(torch.randn(1, 1024, 2), dim=-1)
+    grid = heat_maps(query, patches, size=(64, 64))
+    placed = heat_maps(query, patches, size=(64, 64), boxes=patch_boxes(32)[None])
+    assert (grid - placed).abs().mean() < 0.15 * grid.std()
+    assert torch.corrcoef(torch.stack([grid.flatten(), placed.flatten()]))[0, 1] > 0.97
 
 
 def test_cases_are_present_findings_with_a_mask() -> None:
