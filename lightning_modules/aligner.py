@@ -43,8 +43,9 @@ from lightning_modules.networks.key_patch_build import (
 )
 from lightning_modules.networks.key_patches import ClueRetriever, load_key_patches, mention_words
 from lightning_modules.networks.mention_loss import prompts, statement_losses
-from lightning_modules.networks.pointing import smoothed, text_number
+from lightning_modules.networks.pointing import smoothed
 from lightning_modules.networks.ranks import gather_items
+from lightning_modules.networks.retrieval import text_number
 from lightning_modules.networks.tokenizer import Tokens, WordTokenizer, train_tokenizer
 from lightning_modules.networks.zero_shot import prompt_words
 from lightning_modules.optimizers import parameter_groups
@@ -274,9 +275,7 @@ class WordPatchAligner(LightningModule):
         best = similarity.max(dim=-1).values  # B W
         content = content_mask(tokens).to(self.device)
         pair_scores = ((best * content).sum(dim=1) / content.sum(dim=1)).tolist()
-        boxes = [tuple(box) for box in patch_boxes(self.config).tolist()]
         height, width = batch["codes"].shape[1:]
-        cells = [cells_of_box(box, height=height, width=width, coverage=self.options.coverage) for box in boxes]
         for b in rows:
             codes = batch["codes"][b].flatten().tolist()
             found = []
@@ -286,6 +285,9 @@ class WordPatchAligner(LightningModule):
                     continue
                 score, place = smoothed(similarity[b, inside].mean(dim=0)[None])[0].max(dim=0)
                 p = int(place)
+                x0, y0, x1, y1 = boxes[b, p].tolist()
+                box = (x0, y0, x1, y1)
+                cells = cells_of_box(box, height=height, width=width, coverage=self.options.coverage)
                 word = functional.normalize(words[b, inside].mean(dim=0), dim=0)
                 found.append(
                     Candidate(
@@ -296,11 +298,11 @@ class WordPatchAligner(LightningModule):
                         image_id=batch["image_id"][b],
                         study_id=batch["study_id"][b],
                         patient_id=batch["patient_id"][b],
-                        box=boxes[p],
+                        box=box,
                         feature=functional.normalize(word + patches[b, p], dim=0).cpu().numpy(),
-                        codes=tuple(codes[cell] for cell in cells[p]),
-                        positions=tuple(cells[p]),
-                        pixels=crop(batch["image"][b, 0], boxes[p], around=self.config.resolution // 6)
+                        codes=tuple(codes[cell] for cell in cells),
+                        positions=tuple(cells),
+                        pixels=crop(batch["image"][b, 0], box, around=self.config.resolution // 6)
                         if self.options.atlas
                         else None,
                     )

@@ -4,16 +4,9 @@ from torch import Tensor
 
 from datamodules.manifest import Batch
 from lightning_modules.networks.alignment import AlignmentNetwork, compact, content_mask
-from lightning_modules.networks.pointing import (
-    SLUGS,
-    Pair,
-    PointingCase,
-    case_scores,
-    pointing_cases,
-    retrieval_scores,
-    text_number,
-)
+from lightning_modules.networks.pointing import SLUGS, PointingCase, case_scores, pointing_cases
 from lightning_modules.networks.ranks import gather_items
+from lightning_modules.networks.retrieval import Pair, retrieval_scores, text_number
 from lightning_modules.networks.tokenizer import Tokens
 from lightning_modules.networks.zero_shot import (
     ShownFindings,
@@ -51,16 +44,17 @@ class AlignmentCases:
         prompt_words: dict[str, list[str]],
     ) -> None:
         """Take a batch; `tokens` are those of its reports, `prompt_words` as of `zero_shot.prompt_words`."""
-        patches, (words, _) = network.patches(batch["image"]), network.words(tokens)
-        self._add_pairs(batch, tokens, words=words, patches=patches)
+        (patches, places), (words, _) = network.located_patches(batch["image"]), network.words(tokens)
+        boxes = places if network.config.adaptive else None
+        self._add_pairs(batch, tokens, words=words, patches=patches, boxes=boxes)
         scores = zero_shot(network, tokenize, patches, prompt_words)
         for image_id, row, labels in zip(batch["image_id"], scores, batch["labels"].tolist(), strict=True):
             self.shown.append(ShownFindings(image_id, tuple(row), tuple(labels)))
         self.twins += twins(network, tokenize, patches, batch["image_id"], batch["report"])
         if "masks" in batch:
-            self.cases += pointing_cases(batch, tokens, words=words, patches=patches)
+            self.cases += pointing_cases(batch, tokens, words=words, patches=patches, boxes=boxes)
 
-    def _add_pairs(self, batch: Batch, tokens: Tokens, *, words: Tensor, patches: Tensor) -> None:
+    def _add_pairs(self, batch: Batch, tokens: Tokens, *, words: Tensor, patches: Tensor, boxes: Tensor | None) -> None:
         kept, mask = compact(words, content_mask(tokens).to(words.device))
         for b, (image_id, report) in enumerate(zip(batch["image_id"], batch["report"], strict=True)):
             self.pairs.append(
@@ -69,6 +63,7 @@ class AlignmentCases:
                     text_number(image_id),
                     image_id,
                     patches[b].cpu().clone(),
+                    None if boxes is None else boxes[b].cpu().clone(),
                     kept[b][mask[b]].cpu(),
                     text_number(report),
                 )

@@ -1,15 +1,14 @@
-"""Does the aligner point at the right place, and find the right pair: pure functions over gathered cases.
+"""Does the aligner point at the right place: pure functions over gathered cases.
 
 The pointing game (Zhang et al., arXiv 1608.00507): a hit is a heat map whose highest pixel lies in the finding's mask.
 Findings have favourite places, so three references go with the hit rate: a random pixel, the one pixel that a
 finding's masks cover most often, and the same word's heat map on another image. The contrast-to-noise ratio asks
 whether the whole mask stands out (BioViL, arXiv 2204.09817; with its sign, so that a hole does not count as a peak).
 
-Shapes: B images, P patches, D the aligner's space, H × W pixels, N cases or pairs.
+Shapes: B images, P patches, D the aligner's space, H × W pixels, N cases.
 """
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Sequence
 
@@ -21,8 +20,9 @@ from torch.nn import functional
 from datamodules.manifest import Batch
 from datamodules.reports.labels import FINDINGS
 from datamodules.reports.mentions import extract
-from lightning_modules.networks.alignment import cosines, late_interaction
+from lightning_modules.networks.alignment import cosines
 from lightning_modules.networks.key_patches import mention_words
+from lightning_modules.networks.retrieval import Pair
 from lightning_modules.networks.tokenizer import Tokens
 
 SPREAD = 1 / 32  # of the image's side
@@ -40,22 +40,6 @@ class PointingCase:
     hit: bool
     contrast: float
     mask: np.ndarray  # packed bits of [H,W]
-
-
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """Features of one image and its report, kept for retrieval."""
-
-    order: int  # a hash of the image id: the pairs with the smallest are kept, whatever the ranks and batches
-    image_id: str
-    patches: Tensor  # [P,D]
-    words: Tensor  # [K,D], only the words that count
-    text: int  # a hash of the report
-
-
-def text_number(text: str) -> int:
-    """A signed 64-bit number for a text, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
 def heat_maps(queries: Tensor, patches: Tensor, *, size: tuple[int, int], boxes: Tensor | None = None) -> Tensor:
@@ -185,34 +169,10 @@ def pointing_scores(
     return scores | {"pointing_micro": hits.double().mean().item(), "pointing_cases": float(len(hits))}
 
 
-def recall_at(scores: Tensor, same: Tensor, *, ks: Sequence[int]) -> tuple[list[float], list[float]]:
-    """Retrieval R@k, and what a random order would reach.
-
-    Args:
-        scores: float [N,M], of query n with candidate m.
-        same: bool [N,M], the right candidates (several where reports are identical); at least one a row.
-        ks: list lengths.
-
-    Returns:
-        R@k and its chance for each k. A wrong candidate that ties with the best right one counts as ahead of it, so
-        that a network with constant output does not score.
-    """
-    best = scores.masked_fill(~same, float("-inf")).amax(dim=1, keepdim=True)
-    ahead = ((scores >= best) & ~same).sum(dim=1)
-    right, total = same.sum(dim=1).double(), scores.shape[1]
-    recalls, chances = [], []
-    for k in ks:
-        recalls.append((ahead < k).double().mean().item())
-        # All of the first k are wrong with probability C(total - right, k) / C(total, k).
-        missed = torch.ones_like(right)
-        for i in range(min(k, total)):
-            missed *= ((total - right - i) / (total - i)).clamp_min(0.0)
-        chances.append((1 - missed).mean().item())
-    return recalls, chances
-
-
-def pointing_cases(batch: Batch, tokens: Tokens, *, words: Tensor, patches: Tensor) -> list[PointingCase]:
-    """The present findings of a batch that have a mask; words float [B,W,D], patches float [B,P,D]."""
+def pointing_cases(
+    batch: Batch, tokens: Tokens, *, words: Tensor, patches: Tensor, boxes: Tensor | None = None
+) -> list[PointingCase]:
+    """The present findings of a batch that have a mask; words float [B,W,D], patches float [B,P,D], boxes [B,P,4]."""
     masks = batch["masks"]
     rows, starts, findings, queries = [], [], [], []
     for b, report in enumerate(batch["report"]):
@@ -228,7 +188,8 @@ def pointing_cases(batch: Batch, tokens: Tokens, *, words: Tensor, patches: Tens
     if not rows:
         return []
     query, mask = torch.stack(queries), masks[rows, findings]
-    maps = heat_maps(query, patches[rows], size=(mask.shape[1], mask.shape[2]))
+    places = None if boxes is None else boxes[rows]
+    maps = heat_maps(query, patches[rows], size=(mask.shape[1], mask.shape[2]), boxes=places)
     hits, contrasts = pointing_hits(maps, mask).tolist(), contrast_to_noise(maps, mask).tolist()
     bits = np.packbits(mask.flatten(1).cpu().numpy(), axis=1)
     vectors = query.cpu().numpy()
@@ -255,7 +216,14 @@ def case_scores(
             other = pairs[i % len(pairs)]
             others.append(pairs[(i + 1) % len(pairs)] if other.image_id == case.image_id else other)
         queries = torch.from_numpy(np.stack([case.query for case in part]))
-        hits.append(pointing_hits(heat_maps(queries, torch.stack([o.patches for o in others]), size=size), masks))
+        placed = [o.boxes for o in others if o.boxes is not None]
+        maps = heat_maps(
+            queries,
+            torch.stack([o.patches for o in others]),
+            size=size,
+            boxes=torch.stack(placed) if placed else None,
+        )
+        hits.append(pointing_hits(maps, masks))
         areas.append(masks.float().mean(dim=(1, 2)))
         coverage.index_add_(0, torch.tensor([case.finding for case in part]), masks.float())
     return pointing_scores(
@@ -268,28 +236,3 @@ def case_scores(
         names=SLUGS,
         least=least,
     )
-
-
-def thinned(patches: Tensor, *, most: int = 256) -> Tensor:
-    """Every n-th patch of every n-th row, so that no more than `most` are left: [N,P,D] of a square grid → [N,p,D].
-
-    As in training: a finer grid would make the late interaction of all pairs that much slower.
-    """
-    side = math.isqrt(patches.shape[1])
-    step = math.ceil(side / math.isqrt(most))
-    return patches.unflatten(1, (side, side))[:, ::step, ::step].flatten(1, 2)
-
-
-def retrieval_scores(pairs: Sequence[Pair]) -> dict[str, float]:
-    """R@1, 5, 10, the mean of both directions, and its chance; identical reports count as right."""
-    longest = max(len(pair.words) for pair in pairs)
-    words = torch.stack([functional.pad(pair.words, (0, 0, 0, longest - len(pair.words))) for pair in pairs])
-    mask = torch.tensor([[i < len(pair.words) for i in range(longest)] for pair in pairs])
-    patches = thinned(torch.stack([pair.patches for pair in pairs]))
-    to_text, to_image = late_interaction(patches, words, mask)
-    texts = torch.tensor([pair.text for pair in pairs])
-    same, ks = texts[:, None] == texts[None, :], (1, 5, 10)
-    (forward, chance), (backward, _) = recall_at(to_text, same, ks=ks), recall_at(to_image.T, same, ks=ks)
-    scores = {f"recall_at_{k}": (a + b) / 2 for k, a, b in zip(ks, forward, backward, strict=True)}
-    scores |= {f"recall_at_{k}_chance": value for k, value in zip(ks, chance, strict=True)}
-    return scores | {"retrieval_pairs": float(len(pairs))}

@@ -1,4 +1,4 @@
-"""The pointing game and retrieval on constructed similarities."""
+"""The pointing game on constructed similarities."""
 
 import numpy as np
 import pytest
@@ -8,19 +8,16 @@ from torch.nn import functional
 from datamodules.reports.labels import FINDINGS
 from lightning_modules.networks.patch_encoder import patch_boxes
 from lightning_modules.networks.pointing import (
-    Pair,
     PointingCase,
     case_scores,
     contrast_to_noise,
     heat_maps,
     pointing_cases,
     pointing_hits,
-    recall_at,
-    retrieval_scores,
     smoothed,
     splatted,
-    thinned,
 )
+from lightning_modules.networks.retrieval import Pair
 from lightning_modules.networks.tokenizer import WordTokenizer, train_tokenizer
 
 EFFUSION = FINDINGS.index("Pleural Effusion")
@@ -101,7 +98,7 @@ def test_scores_by_hand() -> None:
     cases = [case(i, EFFUSION, hit=i < 3, place=2 if i < 2 else 3) for i in range(4)]
     cases += [case(4, 2, hit=True, place=0), case(5, 2, hit=True, place=0), case(6, 3, hit=False, place=0)]
     # The only other image always points at quadrant 2.
-    pairs = [Pair(0, "x", one_hot_patches(2), torch.zeros(1, 2), 0)]
+    pairs = [Pair(0, "x", one_hot_patches(2), None, torch.zeros(1, 2), 0)]
     scores = case_scores(cases, pairs, size=(8, 8), least=2)
     assert scores["pointing/pleural_effusion"] == 0.75
     assert scores["pointing/cardiomegaly"] == 1.0
@@ -121,7 +118,7 @@ def test_a_case_is_never_its_own_other_image() -> None:
     bits = np.packbits(quadrant(2).numpy().reshape(-1))
     cases = [PointingCase("a", 0, EFFUSION, np.array([1.0, 0.0], np.float32), True, 0.0, bits)]
     pairs = [
-        Pair(n, name, one_hot_patches(place), torch.zeros(1, 2), n)
+        Pair(n, name, one_hot_patches(place), None, torch.zeros(1, 2), n)
         for n, (name, place) in enumerate([("a", 2), ("b", 1)])
     ]
     assert case_scores(cases, pairs, size=(8, 8), least=1)["pointing_other_image"] == 0.0
@@ -153,38 +150,3 @@ def test_heat_maps_do_not_depend_on_the_precision_around_them() -> None:
         mixed = heat_maps(queries, patches, size=(16, 16))
     assert mixed.dtype == torch.float32
     assert torch.equal(plain, mixed)
-
-
-def test_thinning_takes_every_second_patch_of_every_second_row() -> None:
-    patches = torch.arange(1024.0).view(1, 1024, 1)
-    assert thinned(patches).flatten()[[0, 1, 16, 255]].tolist() == [0, 2, 64, 30 * 32 + 30]
-    assert torch.equal(thinned(patches[:, :256]), patches[:, :256])
-
-
-def test_recall_counts_ties_against_and_its_chance_is_that_of_random_order() -> None:
-    scores = torch.tensor([[0.9, 0.5, 0.1], [0.9, 0.5, 0.1], [0.5, 0.5, 0.5]])
-    recalls, chances = recall_at(scores, torch.eye(3, dtype=torch.bool), ks=(1, 2, 3))
-    assert recalls == pytest.approx([1 / 3, 2 / 3, 1.0])  # the third row's right one stands behind its ties
-    assert chances == pytest.approx([1 / 3, 2 / 3, 1.0])
-    same = torch.tensor([[True, True, False, False]])
-    recalls, chances = recall_at(torch.tensor([[0.1, 0.8, 0.9, 0.2]]), same, ks=(1, 2))
-    assert recalls == [0.0, 1.0]
-    assert chances == pytest.approx([0.5, 1 - (2 * 1) / (4 * 3)])
-    random = torch.rand(4000, 12, generator=torch.Generator().manual_seed(0))
-    right = torch.zeros(4000, 12, dtype=torch.bool)
-    right[:, :3] = True
-    recalls, chances = recall_at(random, right, ks=(2,))
-    assert recalls[0] == pytest.approx(chances[0], abs=0.02)
-
-
-def test_retrieval_takes_identical_reports_as_right() -> None:
-    directions = functional.normalize(torch.eye(3), dim=-1)
-    pairs = [
-        Pair(0, "a", directions[:1], directions[:1], 5),
-        Pair(1, "b", directions[:1], directions[:1], 5),
-        Pair(2, "c", directions[1:2], torch.cat([directions[1:2], directions[2:]]), 6),
-    ]
-    scores = retrieval_scores(pairs)
-    assert scores["recall_at_1"] == 1.0
-    assert scores["recall_at_1_chance"] == pytest.approx((2 / 3 + 2 / 3 + 1 / 3) / 3)
-    assert scores["retrieval_pairs"] == 3
