@@ -25,12 +25,11 @@ from lightning_modules.networks.alignment import (
     AlignerConfig,
     Alignment,
     AlignmentNetwork,
-    compact,
     content_mask,
-    contrastive_loss,
     cosines,
 )
 from lightning_modules.networks.alignment_cases import AlignmentCases
+from lightning_modules.networks.alignment_losses import LossWeights, alignment_losses
 from lightning_modules.networks.key_patch_build import (
     Candidate,
     KeyPatchBuilder,
@@ -42,10 +41,9 @@ from lightning_modules.networks.key_patch_build import (
     write_key_patches,
 )
 from lightning_modules.networks.key_patches import ClueRetriever, load_key_patches, mention_words
-from lightning_modules.networks.mention_loss import prompts, statement_losses
 from lightning_modules.networks.pointing import smoothed
 from lightning_modules.networks.ranks import gather_items
-from lightning_modules.networks.retrieval import text_number
+from lightning_modules.networks.statements import prompts
 from lightning_modules.networks.tokenizer import Tokens, WordTokenizer, train_tokenizer
 from lightning_modules.networks.zero_shot import prompt_words
 from lightning_modules.optimizers import parameter_groups
@@ -61,9 +59,7 @@ class WordPatchAligner(LightningModule):
         network: sizes of both encoders.
         optimizer: makes the optimiser from the parameters.
         cosine: warm up, then let the learning rate fall to 0 along half a cosine over the run.
-        same_labels: weight in the targets of a pair whose known labels are all the same, against 1 for its own pair:
-            two normal studies in a batch do not repel each other.
-        contrast: weight of the contrastive loss beside that of single statements (see `mention_loss`).
+        losses: how much each part of the loss counts.
         classifier_ckpt: checkpoint of a FindingClassifier whose first stages the image encoder takes and keeps as they
             are; None trains them, from nothing, which takes several times as long.
         key_patch_options: how key patches are chosen and fetched.
@@ -78,8 +74,7 @@ class WordPatchAligner(LightningModule):
         *,
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-3, weight_decay=0.05),
         cosine: bool = True,
-        same_labels: float = 0.25,
-        contrast: float = 0.25,
+        losses: LossWeights = LossWeights(),  # noqa: B008 - frozen
         classifier_ckpt: str | None = None,
         key_patch_options: KeyPatchOptions = KeyPatchOptions(),  # noqa: B008 - frozen
         key_patches: str | None = None,
@@ -90,7 +85,7 @@ class WordPatchAligner(LightningModule):
         self.config = stages.as_config(AlignerConfig, network)
         self.save_hyperparameters({"network": dataclasses.asdict(self.config)})
         self.optimizer, self.cosine = optimizer, cosine
-        self.same_labels, self.contrast, self.classifier_ckpt = same_labels, contrast, classifier_ckpt
+        self.losses, self.classifier_ckpt = stages.as_config(LossWeights, losses), classifier_ckpt
         self.options = stages.as_config(KeyPatchOptions, key_patch_options)
         self.key_patches, self.test_pairs, self.least_cases = key_patches, test_pairs, least_cases
         self.network: AlignmentNetwork | None = None  # built once the tokenizer is known
@@ -145,12 +140,11 @@ class WordPatchAligner(LightningModule):
         self._build(*self.trainer.strategy.broadcast((state, words)))
         if self.classifier_ckpt is not None:
             self._network().image.take_trunk(FrozenFindingClassifier(self.classifier_ckpt).network)
+            self._network().image.freeze_trunk()
 
     def _build(self, tokenizer_state: str, prompt_words: dict[str, list[str]]) -> None:
         self.tokenizer, self.prompt_words = WordTokenizer(tokenizer_state), prompt_words
         self.network = AlignmentNetwork(self.config, vocabulary=len(self.tokenizer)).to(self.device)
-        if self.classifier_ckpt is not None:
-            self.network.image.freeze_trunk()
 
     def _network(self) -> AlignmentNetwork:
         if self.network is None:
@@ -172,6 +166,8 @@ class WordPatchAligner(LightningModule):
         if "prompt_words" not in checkpoint[stages.KEY]:
             raise ValueError("the checkpoint is of a former aligner, whose patches were others; train it again")
         self._build(checkpoint[stages.KEY]["tokenizer"], checkpoint[stages.KEY]["prompt_words"])
+        if self.classifier_ckpt is not None:
+            self._network().image.freeze_trunk()
 
     def configure_optimizers(self) -> Any:
         """The optimiser, with its schedule if `cosine`."""
@@ -181,23 +177,21 @@ class WordPatchAligner(LightningModule):
     # Training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Symmetric cross-entropy of late interaction scores, and each statement for itself, over all ranks' batch."""
-        network, reports, step = self._network(), batch["report"], self.global_step
-        written = [*reports, *prompts(reports)]
-        tokens = self._tokens(written)
-        vectors, denials = network.words(tokens)
-        patches = network.patches(batch["image"], phase=step % 4)
-        count = len(reports)
-        words, mask = compact(vectors[:count], content_mask(tokens).to(self.device)[:count])
-        texts = torch.tensor([text_number(report) for report in reports], device=self.device)
-        contrast = contrastive_loss(
-            patches, words, mask, batch["labels"], texts, scale=network.scale, same_labels=self.same_labels
+        """Each statement for itself, and whole reports against one another, over all ranks' batch."""
+        network, step = self._network(), self.global_step
+        texts = [*batch["report"], *prompts(batch["report"])]
+        tokens = self._tokens(texts)
+        losses = alignment_losses(
+            network,
+            self.losses,
+            texts=texts,
+            tokens=tokens,
+            words=network.words(tokens),
+            patches=network.patches(batch["image"], phase=step % 4),
+            labels=batch["labels"],
+            step=step,
         )
-        mentions, denial = statement_losses(
-            written, tokens, reports, words=(vectors, denials), patches=patches, evidence=network.evidence, step=step
-        )
-        losses = {"contrast": contrast, "mentions": mentions, "denial": denial}
-        loss = self.contrast * contrast + mentions + denial
+        loss, count = torch.stack(list(losses.values())).sum(), len(batch["report"])
         self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=count)
         self.log("train/loss", loss, prog_bar=True, batch_size=count)
         self.log("train/temperature", 1 / network.scale.detach(), batch_size=count)
@@ -224,12 +218,12 @@ class WordPatchAligner(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log `validate/recall_at_{1,5,10}`, and `validate/pointing...` where the data has masks."""
-        scores = self.collected.scores(resolution=self.config.resolution)
+        scores = self.collected.scores(network=self._network(), resolution=self.config.resolution)
         self.log_dict({f"validate/{name}": value for name, value in scores.items()})
 
     def on_test_epoch_end(self) -> None:
         """Log retrieval, the pointing game, zero-shot AUROC and flipped twins as `aligner/...`."""
-        scores = self.collected.scores(resolution=self.config.resolution)
+        scores = self.collected.scores(network=self._network(), resolution=self.config.resolution)
         self.log_dict({f"{STAGE}/{name}": value for name, value in scores.items()})
 
     def _collect(self, batch: Batch) -> None:
@@ -270,7 +264,7 @@ class WordPatchAligner(LightningModule):
 
     def _add(self, batch: Batch, rows: list[int]) -> None:
         network, tokens = self._network(), self._tokens(batch["report"])
-        (patches, boxes), (words, _) = network.located_patches(batch["image"]), network.words(tokens)
+        (patches, boxes), words = network.located_patches(batch["image"]), network.words(tokens).vectors
         similarity = cosines(words, patches)
         best = similarity.max(dim=-1).values  # B W
         content = content_mask(tokens).to(self.device)

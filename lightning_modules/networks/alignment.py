@@ -4,19 +4,18 @@ Two design choices keep a word's feature *about that word* and a patch's feature
 similarity of a word with a patch says nothing about where a finding is: a word sees only its own sentence, so
 "effusion" cannot stand for the whole report; and a patch sees its surroundings alone (see `patch_encoder`).
 
-Shapes: B images or texts, P patches (row-major), T sub-words, W words, D the shared space, C a network's width.
+Shapes: B images or texts, P patches (row-major), T sub-words, W words, M statements, D the shared space, C a width.
 """
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_modules.networks.patch_encoder import PatchEncoder
-from lightning_modules.networks.ranks import distributed, gather_rows, world_size
 from lightning_modules.networks.text_encoder import TextEncoder, TextEncoderConfig
 from lightning_modules.networks.tokenizer import Tokens, pool_words
 
@@ -109,6 +108,22 @@ class Alignment:
     boxes: Tensor
 
 
+class Words(NamedTuple):
+    """What the text encoder makes of each word; rows beyond a text's words mean nothing."""
+
+    vectors: Tensor  # unit, float32 [B,W,D]
+    denials: Tensor  # float32 [B,W], the logit that its sentence denies it
+    thresholds: Tensor  # float32 [B,W], what is added to its evidence, so that 0 is undecided
+
+
+class Queries(NamedTuple):
+    """What M statements ask for."""
+
+    vectors: Tensor  # unit, float32 [M,D]
+    denials: Tensor  # float32 [M]
+    thresholds: Tensor  # float32 [M]
+
+
 class AlignmentNetwork(nn.Module):
     """Both encoders and the learnable temperature."""
 
@@ -127,8 +142,10 @@ class AlignmentNetwork(nn.Module):
         self.text = TextEncoder(config.text(vocabulary))
         self.text_out = nn.Linear(2 * config.text_width, config.dim)
         self.denial_out = nn.Linear(2 * config.text_width, 1)
+        self.threshold_out = nn.Linear(2 * config.text_width, 1)
+        nn.init.constant_(self.threshold_out.bias, -3.0)  # at first nothing is shown
         self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
-        self.log_gain, self.offset = nn.Parameter(torch.tensor(10.0).log()), nn.Parameter(torch.tensor(-3.0))
+        self.log_gain = nn.Parameter(torch.tensor(10.0).log())
 
     def patches(self, image: Tensor, *, phase: int | None = None) -> Tensor:
         """Unit vectors of the patches: float [B,1,H,W] → float32 [B,P,D]; `phase` as of `PatchEncoder`."""
@@ -138,21 +155,24 @@ class AlignmentNetwork(nn.Module):
         """The patches, and their boxes (x0, y0, x1, y1) in fractions of the image, float32 [B,P,4]."""
         return self.image.located(image)
 
-    def words(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Unit vectors float32 [B,W,D], and the logits float32 [B,W] that a word's sentence denies it.
-
-        Rows beyond `tokens.word_mask` mean nothing.
-        """
+    def words(self, tokens: Tokens) -> Words:
+        """What each word asks for."""
         read = read_words(self.text, tokens)
-        return functional.normalize(self.text_out(read).float(), dim=-1), self.denial_out(read)[..., 0].float()
+        vectors = functional.normalize(self.text_out(read).float(), dim=-1)
+        return Words(vectors, self.denial_out(read)[..., 0].float(), self.threshold_out(read)[..., 0].float())
 
-    def evidence(self, similarity: Tensor) -> Tensor:
-        """How much an image shows of a word, as a logit: cosines float [...,P] → float32 [...].
+    def evidence(self, queries: Queries, patches: Tensor) -> Tensor:
+        """How much each image shows of what each statement names, as a logit: M queries, [B,P,D] → float32 [B,M].
 
-        The smooth maximum (log-mean-exp) over the patches of gain · cosine, plus an offset: multiple-instance learning.
+        The smooth maximum (log-mean-exp) over the patches of gain · cosine, plus the statement's threshold:
+        multiple-instance learning. Some findings are a few pixels and some fill the lung, so each has its own.
         """
-        peak = torch.logsumexp(self.log_gain.exp() * similarity.float(), dim=-1)
-        return peak - math.log(similarity.shape[-1]) + self.offset
+        peak = torch.logsumexp(self.log_gain.exp() * every_cosine(queries.vectors, patches), dim=-1)
+        return peak - math.log(patches.shape[1]) + queries.thresholds
+
+    def fits(self, queries: Queries, patches: Tensor) -> Tensor:
+        """How well each statement fits each image, float32 [B,M]: its evidence, turned round as far as it denies."""
+        return self.evidence(queries, patches) * (1 - 2 * queries.denials.sigmoid())
 
     @property
     def scale(self) -> Tensor:
@@ -276,66 +296,3 @@ def late_interaction(
         to_text.append(per_patch.float().mean(dim=1))
         to_image.append((cosine.max(dim=1).values.float() * weight).sum(dim=-1))
     return torch.cat(to_text), torch.cat(to_image)
-
-
-def soft_targets(rows: Tensor, columns: Tensor, row_text: Tensor, column_text: Tensor, *, same_labels: float) -> Tensor:
-    """How much each column deserves of each row's probability, so that interchangeable pairs do not repel each other.
-
-    Args:
-        rows: labels, float [I,14] of 1, 0 or NaN.
-        columns: labels, float [J,14].
-        row_text: int64 [I], equal where texts are equal.
-        column_text: int64 [J].
-        same_labels: the weight, in [0,1], of a pair whose known labels are the same; one with the same text weighs 1.
-
-    Returns:
-        float32 [I,J]; each row sums to 1, provided that its own text is among the columns.
-    """
-    same_text = row_text[:, None] == column_text[None, :]
-    a, b = rows.nan_to_num(-2.0), columns.nan_to_num(-2.0)
-    same = (a[:, None, :] == b[None, :, :]).all(dim=-1) & ~rows.isnan().all(dim=1)[:, None]
-    weight = torch.where(same_text, 1.0, same.float() * same_labels)
-    return weight / weight.sum(dim=1, keepdim=True)
-
-
-def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean over rows of the cross-entropy of float [I,J] logits with targets whose rows sum to 1."""
-    return -(targets * functional.log_softmax(logits.float(), dim=1)).sum(dim=1).mean()
-
-
-def contrastive_loss(
-    patches: Tensor, words: Tensor, mask: Tensor, labels: Tensor, texts: Tensor, *, scale: Tensor, same_labels: float
-) -> Tensor:
-    """Symmetric cross-entropy over the union of all ranks' batches.
-
-    Each rank scores its own images with all texts and its own texts with all images; features are gathered with their
-    gradients, so that the mean over ranks, which DDP takes, is the loss and gradient of one rank with the union batch.
-
-    Args:
-        patches: unit vectors [B,P,D] of this rank.
-        words: unit vectors [B,W,D].
-        mask: bool [B,W].
-        labels: float [B,14] of 1, 0 or NaN.
-        texts: int64 [B], equal where reports are equal.
-        scale: 1 / temperature.
-        same_labels: see `soft_targets`.
-    """
-    if distributed():
-        longest = torch.tensor(words.shape[1], device=words.device)
-        dist.all_reduce(longest, op=dist.ReduceOp.MAX)
-        extra = int(longest) - words.shape[1]
-        words, mask = functional.pad(words, (0, 0, 0, extra)), functional.pad(mask, (0, extra))
-        all_patches, all_words, all_mask, all_labels, all_texts = (
-            gather_rows(part) for part in (patches, words, mask, labels, texts)
-        )
-        to_text = late_interaction(patches, all_words, all_mask)[0]
-        to_image = late_interaction(all_patches, words, mask)[1]
-    else:
-        all_labels, all_texts = labels, texts
-        to_text, to_image = late_interaction(patches, words, mask)
-    targets = soft_targets(labels, all_labels, texts, all_texts, same_labels=same_labels)
-    # DDP takes the mean over ranks: a rank with one row more counts so much more.
-    share = len(labels) * world_size() / len(all_labels)
-    return (
-        0.5 * share * (soft_cross_entropy(scale * to_text, targets) + soft_cross_entropy(scale * to_image.T, targets))
-    )

@@ -1,12 +1,16 @@
 """What validation and test of the aligner collect batch by batch, and the figures over all ranks' batches."""
 
+import torch
 from torch import Tensor
 
 from datamodules.manifest import Batch
-from lightning_modules.networks.alignment import AlignmentNetwork, compact, content_mask
+from datamodules.reports.entailment import facts
+from lightning_modules.networks.alignment import AlignmentNetwork, Queries, Words, compact, content_mask
+from lightning_modules.networks.contrastive import text_number
 from lightning_modules.networks.pointing import SLUGS, PointingCase, case_scores, pointing_cases
 from lightning_modules.networks.ranks import gather_items
-from lightning_modules.networks.retrieval import Pair, retrieval_scores, text_number
+from lightning_modules.networks.retrieval import Pair, retrieval_scores
+from lightning_modules.networks.statements import queries, stated
 from lightning_modules.networks.tokenizer import Tokens
 from lightning_modules.networks.zero_shot import (
     ShownFindings,
@@ -44,7 +48,8 @@ class AlignmentCases:
         prompt_words: dict[str, list[str]],
     ) -> None:
         """Take a batch; `tokens` are those of its reports, `prompt_words` as of `zero_shot.prompt_words`."""
-        (patches, places), (words, _) = network.located_patches(batch["image"]), network.words(tokens)
+        patches, places = network.located_patches(batch["image"])
+        words = network.words(tokens)
         boxes = places if network.config.adaptive else None
         self._add_pairs(batch, tokens, words=words, patches=patches, boxes=boxes)
         scores = zero_shot(network, tokenize, patches, prompt_words)
@@ -52,26 +57,35 @@ class AlignmentCases:
             self.shown.append(ShownFindings(image_id, tuple(row), tuple(labels)))
         self.twins += twins(network, tokenize, patches, batch["image_id"], batch["report"])
         if "masks" in batch:
-            self.cases += pointing_cases(batch, tokens, words=words, patches=patches, boxes=boxes)
+            self.cases += pointing_cases(batch, tokens, words=words.vectors, patches=patches, boxes=boxes)
 
-    def _add_pairs(self, batch: Batch, tokens: Tokens, *, words: Tensor, patches: Tensor, boxes: Tensor | None) -> None:
-        kept, mask = compact(words, content_mask(tokens).to(words.device))
+    def _add_pairs(self, batch: Batch, tokens: Tokens, *, words: Words, patches: Tensor, boxes: Tensor | None) -> None:
+        kept, mask = compact(words.vectors, content_mask(tokens).to(patches.device))
         for b, (image_id, report) in enumerate(zip(batch["image_id"], batch["report"], strict=True)):
+            told = queries([(b, inside) for _, inside in stated(report, tokens.spans[b])], words)
+            shown = sorted(str(fact) for fact in facts(report) if fact.status == "present")
             self.pairs.append(
-                # A view would keep the whole batch.
                 Pair(
-                    text_number(image_id),
-                    image_id,
-                    patches[b].cpu().clone(),
-                    None if boxes is None else boxes[b].cpu().clone(),
-                    kept[b][mask[b]].cpu(),
-                    text_number(report),
+                    order=text_number(image_id),
+                    image_id=image_id,
+                    patches=patches[b].cpu().clone(),  # a view would keep the whole batch
+                    boxes=None if boxes is None else boxes[b].cpu().clone(),
+                    words=kept[b][mask[b]].cpu(),
+                    statements=Queries(*(part.cpu() for part in told)),
+                    text=text_number(report),
+                    shown=text_number("; ".join(shown)),
                 )
             )
         self.pairs = sorted(self.pairs, key=lambda pair: pair.order)[: self.limit]
 
-    def scores(self, *, resolution: int) -> dict[str, float]:
+    @torch.no_grad()
+    def scores(self, *, network: AlignmentNetwork, resolution: int) -> dict[str, float]:
         """The figures over all ranks' cases; empty if there were none. Each rank must ask."""
+
+        def fits(statements: Queries, patches: Tensor) -> Tensor:
+            device = network.log_gain.device
+            return network.fits(Queries(*(part.to(device) for part in statements)), patches.to(device)).cpu()
+
         pairs = sorted(gather_items(self.pairs), key=lambda pair: pair.order)[: self.limit]
         cases = sorted(gather_items(self.cases), key=lambda case: (case.image_id, case.start))
         shown, told = gather_items(self.shown), gather_items(self.twins)
@@ -79,7 +93,7 @@ class AlignmentCases:
             return {}
         pointed = case_scores(cases, pairs, size=(resolution, resolution), least=self.least)
         return (
-            retrieval_scores(pairs)
+            retrieval_scores(pairs, fits=fits)
             | pointed
             | zero_shot_auroc(shown, names=SLUGS, least=self.least)
             | twin_scores(told)

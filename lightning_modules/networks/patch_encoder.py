@@ -3,8 +3,9 @@
 A network that sees the whole chest names findings well and points badly: nothing keeps what it knows of a finding at
 the finding's place. Measured on the phantom with the same training: features that see half of the image point beside
 what they name (0.45 of the cases are hit, 0.62 within two pixels), features that see a third of it hit 0.62 (0.85).
-So at patches of 2 pixels and one block each sees 21 pixels, its own place, and through the group normalisation of the
-first stages how bright the image is as a whole; the blocks normalise each place for itself.
+So at patches of 2 pixels and one block each sees 21 pixels and its own place; the blocks normalise each place for
+itself. The group normalisation of the first stages would tell it how bright the image is as a whole: where these are a
+classifier's, `local_norm` takes its place.
 Legend: B images, S patches a side, P = S·S patches (row-major), C width, D the shared space.
 """
 
@@ -16,6 +17,7 @@ from torch.nn import functional
 
 from lightning_modules.networks.adaptive_patches import AdaptivePatches
 from lightning_modules.networks.classifier import FindingNetwork, stem_and_stages
+from lightning_modules.networks.local_norm import made_local
 
 WAVES = 4  # frequencies of the place
 
@@ -132,9 +134,10 @@ class PatchEncoder(nn.Module):
             stage.load_state_dict(given.state_dict())
 
     def freeze_trunk(self) -> None:
-        """Leave the stem and the stages as they are."""
-        self.stem.requires_grad_(False)
-        self.stages.requires_grad_(False)
+        """Leave the stem and the stages as they are, but for what their norms tell of the rest of the image."""
+        for part in (self.stem, self.stages):
+            part.requires_grad_(False)
+            made_local(part)
 
     def forward(self, image: Tensor, *, phase: int | None = None) -> Tensor:
         """The vectors of `located`."""

@@ -1,18 +1,18 @@
 """Does the aligner find the report of an image and the image of a report: pure functions over gathered pairs.
 
-Shapes: P patches, D the aligner's space, K words, N pairs.
+Shapes: P patches, D the aligner's space, K words, M statements, N pairs.
 """
 
 import dataclasses
-import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_modules.networks.alignment import late_interaction
+from lightning_modules.networks.alignment import Queries, late_interaction
+from lightning_modules.networks.contrastive import Scores, spoken_by, statement_scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,16 +24,13 @@ class Pair:
     patches: Tensor  # [P,D]
     boxes: Tensor | None  # [P,4] where patches choose their place
     words: Tensor  # [K,D], only the words that count
+    statements: Queries  # what the report states
     text: int  # a hash of the report
+    shown: int  # a hash of what the report says is there
 
 
-def text_number(text: str) -> int:
-    """A signed 64-bit number for a text, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
-
-
-def recall_at(scores: Tensor, same: Tensor, *, ks: Sequence[int]) -> tuple[list[float], list[float]]:
-    """Retrieval R@k, and what a random order would reach.
+def recall_at(scores: Tensor, same: Tensor, *, ks: Sequence[int]) -> list[float]:
+    """Retrieval R@k.
 
     Args:
         scores: float [N,M], of query n with candidate m.
@@ -41,21 +38,22 @@ def recall_at(scores: Tensor, same: Tensor, *, ks: Sequence[int]) -> tuple[list[
         ks: list lengths.
 
     Returns:
-        R@k and its chance for each k. A wrong candidate that ties with the best right one counts as ahead of it, so
-        that a network with constant output does not score.
+        R@k for each k. A wrong candidate that ties with the best right one counts as ahead of it, so that a network
+        with constant output does not score.
     """
     best = scores.masked_fill(~same, float("-inf")).amax(dim=1, keepdim=True)
     ahead = ((scores >= best) & ~same).sum(dim=1)
-    right, total = same.sum(dim=1).double(), scores.shape[1]
-    recalls, chances = [], []
-    for k in ks:
-        recalls.append((ahead < k).double().mean().item())
-        # All of the first k are wrong with probability C(total - right, k) / C(total, k).
-        missed = torch.ones_like(right)
-        for i in range(min(k, total)):
-            missed *= ((total - right - i) / (total - i)).clamp_min(0.0)
-        chances.append((1 - missed).mean().item())
-    return recalls, chances
+    return [(ahead < k).double().mean().item() for k in ks]
+
+
+def random_recall(right: Tensor, total: Tensor | int, *, k: int) -> float:
+    """Mean R@k of a random order of `total` candidates a query, int64 [N], of which `right`, int64 [N], are right."""
+    # All of the first k are wrong with probability C(total - right, k) / C(total, k).
+    wrong, left = (torch.as_tensor(total) - right).double(), torch.as_tensor(total).double().expand(len(right))
+    missed = torch.ones_like(wrong)
+    for i in range(k):
+        missed *= ((wrong - i).clamp_min(0) / (left - i).clamp_min(1)).clamp(max=1)
+    return (1 - missed).mean().item()
 
 
 def thinned(patches: Tensor, *, most: int = 256) -> Tensor:
@@ -68,16 +66,47 @@ def thinned(patches: Tensor, *, most: int = 256) -> Tensor:
     return patches.unflatten(1, (side, side))[:, ::step, ::step].flatten(1, 2)
 
 
-def retrieval_scores(pairs: Sequence[Pair]) -> dict[str, float]:
-    """R@1, 5, 10, the mean of both directions, and its chance; identical reports count as right."""
+def retrieval_scores(pairs: Sequence[Pair], *, fits: Callable[[Queries, Tensor], Tensor]) -> dict[str, float]:
+    """R@1, 5, 10, the mean of both directions; identical reports count as right.
+
+    Args:
+        pairs: all of them.
+        fits: of the network, statements and patches [N,P,D] → [N,M].
+
+    Returns:
+        "recall_at_<k>" by the reports' statements and "word_recall_at_<k>" by late interaction of all words;
+        "..._chance" of a random order; "..._ceiling" of who reads in each image exactly what its report says is there:
+        reports that deny different things of equal images cannot be told apart.
+    """
+    patches = thinned(torch.stack([pair.patches for pair in pairs]))
+    texts, shown = (torch.tensor([getattr(pair, name) for pair in pairs]) for name in ("text", "shown"))
+    same, ks = texts[:, None] == texts[None, :], (1, 5, 10)
+    scores = {"retrieval_pairs": float(len(pairs))}
+    for prefix, both in (("", _by_statements(pairs, patches, fits)), ("word_", _by_words(pairs, patches))):
+        forward, backward = recall_at(both.to_text, same, ks=ks), recall_at(both.to_image.T, same, ks=ks)
+        scores |= {f"{prefix}recall_at_{k}": (a + b) / 2 for k, a, b in zip(ks, forward, backward, strict=True)}
+    for k in ks:
+        scores[f"recall_at_{k}_chance"] = random_recall(same.sum(dim=1), len(pairs), k=k)
+        scores[f"recall_at_{k}_ceiling"] = random_recall(
+            same.sum(dim=1), (shown[:, None] == shown[None, :]).sum(dim=1), k=k
+        )
+    return scores
+
+
+def _by_words(pairs: Sequence[Pair], patches: Tensor) -> Scores:
     longest = max(len(pair.words) for pair in pairs)
     words = torch.stack([functional.pad(pair.words, (0, 0, 0, longest - len(pair.words))) for pair in pairs])
     mask = torch.tensor([[i < len(pair.words) for i in range(longest)] for pair in pairs])
-    patches = thinned(torch.stack([pair.patches for pair in pairs]))
-    to_text, to_image = late_interaction(patches, words, mask)
-    texts = torch.tensor([pair.text for pair in pairs])
-    same, ks = texts[:, None] == texts[None, :], (1, 5, 10)
-    (forward, chance), (backward, _) = recall_at(to_text, same, ks=ks), recall_at(to_image.T, same, ks=ks)
-    scores = {f"recall_at_{k}": (a + b) / 2 for k, a, b in zip(ks, forward, backward, strict=True)}
-    scores |= {f"recall_at_{k}_chance": value for k, value in zip(ks, chance, strict=True)}
-    return scores | {"retrieval_pairs": float(len(pairs))}
+    return Scores(*late_interaction(patches, words, mask))
+
+
+def _by_statements(
+    pairs: Sequence[Pair], patches: Tensor, fits: Callable[[Queries, Tensor], Tensor], *, step: int = 16
+) -> Scores:
+    counts = [len(pair.statements.vectors) for pair in pairs]
+    every = Queries(*(torch.cat(parts) for parts in zip(*(pair.statements for pair in pairs), strict=True)))
+    ends = torch.tensor(counts).cumsum(dim=0).tolist()
+    numbers = [range(end - count, end) for end, count in zip(ends, counts, strict=True)]
+    spoken = spoken_by(numbers, count=sum(counts), device=patches.device)
+    # In parts: 500 images of 256 patches and 4,000 statements have half a billion cosines.
+    return statement_scores(torch.cat([fits(every, part) for part in patches.split(step)]), spoken)

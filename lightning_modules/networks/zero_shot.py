@@ -19,9 +19,9 @@ from datamodules.reports.labels import FINDINGS
 from datamodules.reports.modifiers import Status
 from datamodules.reports.phrases import lexicon, sentences
 from datamodules.reports.sides import swap_sides
-from lightning_modules.networks.alignment import AlignmentNetwork, every_cosine
+from lightning_modules.networks.alignment import AlignmentNetwork, Queries
 from lightning_modules.networks.key_patches import mention_words
-from lightning_modules.networks.mention_loss import prompt_pair, statement_vectors
+from lightning_modules.networks.statements import prompt_pair, queries
 from lightning_modules.networks.tokenizer import Tokens
 
 STATUSES: tuple[Status, Status] = ("present", "absent")
@@ -65,27 +65,22 @@ def zero_shot(
         return scores.tolist()
     listed = [word for of_finding in words.values() for word in of_finding]
     asked = [(text, 0) for word in listed for text in prompt_pair(word)]
-    fits = _fits(network, patches, *_read(network, tokenize, asked))
+    fits = network.fits(_read(network, tokenize, asked), patches)
     values = fits[:, ::2] - fits[:, 1::2]  # B words
     for finding in set(owners):
         scores[:, finding] = values[:, [n for n, owner in enumerate(owners) if owner == finding]].amax(dim=1)
     return scores.tolist()
 
 
-def _read(network: AlignmentNetwork, tokenize: Tokenize, asked: Sequence[tuple[str, int]]) -> tuple[Tensor, Tensor]:
-    """Vectors and logits of denial of texts' n-th pathologies; of a text that is cut before it, of its first word."""
+def _read(network: AlignmentNetwork, tokenize: Tokenize, asked: Sequence[tuple[str, int]]) -> Queries:
+    """What texts' n-th pathologies ask for; of a text that is cut before it, its first word."""
     tokens = tokenize([text for text, _ in asked])
     found = []
     for row, (text, number) in enumerate(asked):
         named = pathologies(text)
         inside = mention_words(named[number], tokens.spans[row]) if number < len(named) else []
         found.append((row, inside or [0]))
-    return statement_vectors(found, *network.words(tokens))
-
-
-def _fits(network: AlignmentNetwork, patches: Tensor, vectors: Tensor, denials: Tensor) -> Tensor:
-    """How well each statement fits each image, [B,P,D], [M,D], [M] → [B,M]: the evidence, turned round if denied."""
-    return network.evidence(every_cosine(vectors, patches)) * (1 - 2 * denials.sigmoid())
+    return queries(found, network.words(tokens))
 
 
 def zero_shot_auroc(cases: Sequence[ShownFindings], *, names: Sequence[str], least: int = 1) -> dict[str, float]:
@@ -154,12 +149,12 @@ def twins(
     if not asked:
         return []
     number = {one: i for i, one in enumerate(asked)}
-    vectors, denials = _read(network, tokenize, asked)
+    read = _read(network, tokenize, asked)
     found = []
     for b, of_image in enumerate(told):
         # Each image is asked its own statements: all of the batch's would be tens of times as many.
         own = [number[one] for _, *pair in of_image for one in pair]
-        fits = _fits(network, patches[b : b + 1], vectors[own], denials[own])[0].tolist()
+        fits = network.fits(Queries(*(part[own] for part in read)), patches[b : b + 1])[0].tolist()
         found += [
             Twins(image_ids[b], kind, true > false)
             for (kind, *_), true, false in zip(of_image, fits[::2], fits[1::2], strict=True)

@@ -16,6 +16,7 @@ from datamodules.tokens import TokenCache
 from lightning_modules import stages
 from lightning_modules.aligner import WordPatchAligner
 from lightning_modules.networks.alignment import AlignerConfig
+from lightning_modules.networks.alignment_losses import LossWeights
 from lightning_modules.networks.key_patch_build import KeyPatchOptions
 
 TINY = AlignerConfig(
@@ -189,7 +190,10 @@ def test_a_planted_test_study_is_passed_over(made: tuple[Path, dict[str, float]]
 def test_it_learns_eight_pairs_by_heart(tmp_path: Path) -> None:
     lightning.seed_everything(0, verbose=False)
     module = WordPatchAligner(
-        TINY, optimizer=lambda params: torch.optim.AdamW(params, lr=3e-3), cosine=False, same_labels=0.0, contrast=4.0
+        TINY,
+        optimizer=lambda params: torch.optim.AdamW(params, lr=3e-3),
+        cosine=False,
+        losses=LossWeights(words=4.0, same_labels=0.0),
     )
     served = data(tmp_path, layout_options={"studies": 60, "seed": 3}, limit=8, batch_size=8)
     trainer(tmp_path, max_epochs=150, limit_val_batches=0).fit(module, served)
@@ -197,6 +201,7 @@ def test_it_learns_eight_pairs_by_heart(tmp_path: Path) -> None:
     module.on_test_epoch_start()
     with torch.no_grad():
         module.test_step(next(iter(served.train_dataloader())), 0)
-    scores = module.collected.scores(resolution=16)
+    scores = module.collected.scores(network=module.network, resolution=16)
     assert scores["retrieval_pairs"] == 8
     assert scores["recall_at_1"] == 1.0
+    assert scores["word_recall_at_1"] == 1.0

@@ -1,21 +1,19 @@
-"""Late interaction, targets, word selection, sentences and the loss over ranks."""
+"""Late interaction, word selection, sentences, evidence."""
+
+import math
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn import functional
 
 from lightning_modules.networks.alignment import (
     AlignerConfig,
     AlignmentNetwork,
+    Queries,
     compact,
     content_mask,
-    contrastive_loss,
     late_interaction,
     sentence_rows,
-    soft_cross_entropy,
-    soft_targets,
 )
 from lightning_modules.networks.tokenizer import WordTokenizer, train_tokenizer
 
@@ -59,27 +57,6 @@ def test_late_interaction_has_the_same_gradients_in_chunks() -> None:
     torch.testing.assert_close(grads[0], grads[1])
     assert grads[0][1] is not None
     assert grads[0][1][1, 1:].abs().max() == 0  # masked words take no part
-
-
-def test_soft_targets_by_hand() -> None:
-    nan = float("nan")
-    labels = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, nan], [nan, nan], [nan, nan]])
-    texts = torch.tensor([7, 8, 7, 9, 10])
-    targets = soft_targets(labels, labels, texts, texts, same_labels=0.25)
-    expected = torch.tensor(
-        [
-            [1 / 2.25, 0.25 / 2.25, 1 / 2.25, 0, 0],  # same labels as 1, same text as 2
-            [0.2, 0.8, 0, 0, 0],
-            [0.5, 0, 0.5, 0, 0],
-            [0, 0, 0, 1, 0],  # two rows without any known label do not agree on anything
-            [0, 0, 0, 0, 1],
-        ]
-    )
-    torch.testing.assert_close(targets, expected)
-    # With two equal logits for two equal targets the loss is log 2, the least there is.
-    assert soft_cross_entropy(torch.tensor([[30.0, 30.0, 0.0]]), torch.tensor([[0.5, 0.5, 0.0]])).item() == (
-        pytest.approx(0.6931, abs=1e-3)
-    )
 
 
 def test_content_words_leave_out_stop_words_numbers_and_punctuation(tokenizer: WordTokenizer) -> None:
@@ -134,39 +111,15 @@ def test_shapes_units_and_boxes(tokenizer: WordTokenizer) -> None:
         AlignerConfig(patch=6)
 
 
-def _inputs() -> tuple[torch.Tensor, ...]:
-    labels = torch.tensor([[1.0], [0.0], [1.0], [float("nan")]])
-    mask = torch.tensor([[True, True, True], [True, True, True], [True, False, False], [True, True, False]])
-    return unit(4, 5, 6, seed=2), unit(4, 3, 6, seed=3), mask, labels, torch.tensor([1, 2, 3, 1])
-
-
-def _loss_and_gradients(rows: list[int], width: int) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tensor]:
-    patches, words, mask, labels, texts = (part[rows] for part in _inputs())
-    patches, words = patches.requires_grad_(), words[:, :width].clone().requires_grad_()
-    scale = torch.tensor(5.0, requires_grad=True)
-    loss = contrastive_loss(patches, words, mask[:, :width], labels, texts, scale=scale, same_labels=0.5)
-    loss.backward()
-    assert patches.grad is not None
-    assert words.grad is not None
-    assert scale.grad is not None
-    return loss.item(), patches.grad, words.grad, scale.grad
-
-
-def _rank(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    # Rank 1's longest report has two words, rank 0's three.
-    torch.save(_loss_and_gradients([[0, 1], [2, 3]][rank], [3, 2][rank]), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_two_ranks_are_one_rank_with_the_union_batch(tmp_path) -> None:
-    mp.spawn(_rank, args=(str(tmp_path),), nprocs=2)
-    loss, patches, words, scale = _loss_and_gradients([0, 1, 2, 3], 3)
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    assert (ranks[0][0] + ranks[1][0]) / 2 == pytest.approx(loss, abs=1e-6)
-    # DDP averages what each rank's backward pass leaves: half of each rank's gradient is the union's.
-    torch.testing.assert_close(torch.cat([r[1] for r in ranks]) / 2, patches)
-    padded = [functional.pad(r[2], (0, 0, 0, 3 - r[2].shape[1])) for r in ranks]
-    torch.testing.assert_close(torch.cat(padded) / 2, words)
-    torch.testing.assert_close((ranks[0][3] + ranks[1][3]) / 2, scale)
+def test_evidence_is_the_smooth_maximum_and_a_denial_turns_it_round() -> None:
+    network = AlignmentNetwork(TINY, vocabulary=10)
+    queries = Queries(unit(2, 8, seed=0), torch.tensor([-20.0, 20.0]), torch.tensor([0.5, -1.0]))
+    patches = unit(3, 5, 8, seed=1)
+    evidence = network.evidence(queries, patches)
+    gain = network.log_gain.exp().item()
+    for b in range(3):
+        for m in range(2):
+            mean = sum(math.exp(gain * float(patches[b, p] @ queries.vectors[m])) for p in range(5)) / 5
+            expected = math.log(mean) + float(queries.thresholds[m])
+            assert evidence[b, m].item() == pytest.approx(expected, abs=1e-4)
+    torch.testing.assert_close(network.fits(queries, patches), evidence * torch.tensor([1.0, -1.0]))

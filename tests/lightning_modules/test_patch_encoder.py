@@ -41,6 +41,19 @@ def test_a_change_elsewhere_moves_a_patch_little() -> None:
     assert moved[:12, :12].max() < 0.1 * moved[24:, 24:].mean()
 
 
+def test_behind_a_frozen_trunk_a_change_elsewhere_is_not_seen_at_all() -> None:
+    network = encoder(32)
+    network.freeze_trunk()
+    image = torch.rand(2, 1, 64, 64) * 2 - 1
+    network.train()(image)
+    network.eval()
+    other = image.clone()
+    other[..., 40:] = 1.0
+    before, after = (network(x).unflatten(1, (32, 32)) for x in (image, other))
+    assert torch.equal(before[:, :, :14], after[:, :, :14])
+    assert (before[:, :, 20:] != after[:, :, 20:]).any()
+
+
 def test_places_differ_though_the_image_is_flat() -> None:
     found = encoder()(torch.zeros(1, 1, 32, 32))[0]
     assert torch.cdist(found, found).fill_diagonal_(1).min() > 1e-3
@@ -63,10 +76,10 @@ def test_the_trunk_is_the_classifiers() -> None:
     classifier = FindingNetwork(ClassifierConfig(resolution=32, channels=(8, 16))).eval()
     network = encoder(channels=(8,))
     network.take_trunk(classifier)
-    network.freeze_trunk()
     image = torch.rand(2, 1, 32, 32) * 2 - 1
     x = network.stages[0](network.stem(image))
     torch.testing.assert_close(x, classifier(image).maps[1])
+    network.freeze_trunk()
     network(image).sum().backward()
     assert all(p.grad is None for part in (network.stem, network.stages) for p in part.parameters())
     assert network.enter.weight.grad is not None

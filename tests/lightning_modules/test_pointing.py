@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 
 from datamodules.reports.labels import FINDINGS
+from lightning_modules.networks.alignment import Queries
 from lightning_modules.networks.patch_encoder import patch_boxes
 from lightning_modules.networks.pointing import (
     PointingCase,
@@ -28,6 +29,11 @@ def one_hot_patches(place: int) -> torch.Tensor:
     patches = torch.tensor([[0.0, 1.0]]).repeat(4, 1)
     patches[place] = torch.tensor([1.0, 0.0])
     return patches
+
+
+def pair(number: int, name: str, *, place: int) -> Pair:
+    nothing = Queries(torch.zeros(0, 2), torch.zeros(0), torch.zeros(0))
+    return Pair(number, name, one_hot_patches(place), None, torch.zeros(1, 2), nothing, number, number)
 
 
 def quadrant(place: int) -> torch.Tensor:
@@ -98,7 +104,7 @@ def test_scores_by_hand() -> None:
     cases = [case(i, EFFUSION, hit=i < 3, place=2 if i < 2 else 3) for i in range(4)]
     cases += [case(4, 2, hit=True, place=0), case(5, 2, hit=True, place=0), case(6, 3, hit=False, place=0)]
     # The only other image always points at quadrant 2.
-    pairs = [Pair(0, "x", one_hot_patches(2), None, torch.zeros(1, 2), 0)]
+    pairs = [pair(0, "x", place=2)]
     scores = case_scores(cases, pairs, size=(8, 8), least=2)
     assert scores["pointing/pleural_effusion"] == 0.75
     assert scores["pointing/cardiomegaly"] == 1.0
@@ -117,10 +123,7 @@ def test_scores_by_hand() -> None:
 def test_a_case_is_never_its_own_other_image() -> None:
     bits = np.packbits(quadrant(2).numpy().reshape(-1))
     cases = [PointingCase("a", 0, EFFUSION, np.array([1.0, 0.0], np.float32), True, 0.0, bits)]
-    pairs = [
-        Pair(n, name, one_hot_patches(place), None, torch.zeros(1, 2), n)
-        for n, (name, place) in enumerate([("a", 2), ("b", 1)])
-    ]
+    pairs = [pair(n, name, place=place) for n, (name, place) in enumerate([("a", 2), ("b", 1)])]
     assert case_scores(cases, pairs, size=(8, 8), least=1)["pointing_other_image"] == 0.0
 
 

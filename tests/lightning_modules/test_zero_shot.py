@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from lightning_modules.networks.alignment import AlignerConfig, AlignmentNetwork
+from lightning_modules.networks.alignment import AlignerConfig, AlignmentNetwork, Queries, Words
 from lightning_modules.networks.tokenizer import Tokens, WordTokenizer, train_tokenizer
 from lightning_modules.networks.zero_shot import (
     ShownFindings,
@@ -79,10 +79,11 @@ def test_scores_are_the_difference_of_what_fits(tokenize: Tokenize, network: Ali
     for word in words["Pleural Effusion"]:
         fits = []
         for text in (f"There is {word}.", f"No {word}."):
-            vectors, denials = network.words(tokenize([text]))
+            vectors, denials, thresholds = network.words(tokenize([text]))
             inside = [i for i, one in enumerate(tokenize([text]).words[0]) if one in word.split()]
             query = torch.nn.functional.normalize(vectors[0, inside].mean(dim=0), dim=0)
-            evidence = network.evidence(patches @ query)
+            asked = Queries(query[None], torch.zeros(1), thresholds[0, inside].mean()[None])
+            evidence = network.evidence(asked, patches)[:, 0]
             fits.append(evidence * torch.tanh(-denials[0, inside].mean() / 2))
         wanted.append(fits[0] - fits[1])
     torch.testing.assert_close(scores[:, 10], torch.stack(wanted).amax(dim=0), rtol=1e-4, atol=1e-4)
@@ -90,11 +91,11 @@ def test_scores_are_the_difference_of_what_fits(tokenize: Tokenize, network: Ali
 
 
 def test_a_network_that_hears_denials_tells_the_status(tokenize: Tokenize, network: AlignmentNetwork) -> None:
-    def hears(tokens: Tokens) -> tuple[torch.Tensor, torch.Tensor]:
+    def hears(tokens: Tokens) -> Words:
         logits = torch.tensor([[9.0 if words[0] == "no" else -9.0] for words in tokens.words])
         vectors = torch.zeros(*tokens.word_mask.shape, 8)
         vectors[..., 0] = 1.0
-        return vectors, logits.expand(tokens.word_mask.shape)
+        return Words(vectors, logits.expand(tokens.word_mask.shape), torch.full(tokens.word_mask.shape, -3.0))
 
     network.words = hears  # type: ignore[method-assign]
     patches = torch.zeros(1, 16, 8)
