@@ -1,13 +1,14 @@
 """WordPatchAligner: report words ↔ image patches, and the key-patch codebook made from it.
 
 `fit` trains both encoders by late interaction, `test` plays the pointing game and retrieval, `predict` writes key
-patches of the training split and the clues that every report of the data set fetches from them.
+patches of the training split and the clues that every report of the data set fetches from them, or names the pictures
+that explain any images and reports.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from datamodules.manifest import Batch
 from datamodules.reports.mentions import extract
 from lightning_modules import stages
 from lightning_modules.classifier import FrozenFindingClassifier
+from lightning_modules.file_names import file_name
 from lightning_modules.networks.alignment import (
     AlignerConfig,
     Alignment,
@@ -30,6 +32,7 @@ from lightning_modules.networks.alignment import (
 )
 from lightning_modules.networks.alignment_cases import AlignmentCases
 from lightning_modules.networks.alignment_losses import LossWeights, alignment_losses
+from lightning_modules.networks.clue_origins import ClueOrigin, ClueSources, clue_origins
 from lightning_modules.networks.key_patch_build import (
     Candidate,
     KeyPatchBuilder,
@@ -45,6 +48,7 @@ from lightning_modules.networks.pointing import smoothed
 from lightning_modules.networks.ranks import gather_items
 from lightning_modules.networks.statements import prompts
 from lightning_modules.networks.tokenizer import Tokens, WordTokenizer, train_tokenizer
+from lightning_modules.networks.word_maps import WordMap, word_maps
 from lightning_modules.networks.zero_shot import prompt_words
 from lightning_modules.optimizers import parameter_groups
 from lightning_modules.schedule import with_schedule
@@ -66,6 +70,7 @@ class WordPatchAligner(LightningModule):
         key_patches: a key-patch file for `clues`; `predict` makes one.
         test_pairs: pairs among which retrieval is tested, which bounds memory (their number is logged).
         least_cases: cases a finding needs to count in the pointing game's means.
+        predict_output: "key_patches", or "heat_maps": what WordHeatMaps draws and writes of any images and reports.
     """
 
     def __init__(
@@ -80,6 +85,7 @@ class WordPatchAligner(LightningModule):
         key_patches: str | None = None,
         test_pairs: int = 500,
         least_cases: int = 5,
+        predict_output: Literal["key_patches", "heat_maps"] = "key_patches",
     ) -> None:
         super().__init__()
         self.config = stages.as_config(AlignerConfig, network)
@@ -88,9 +94,12 @@ class WordPatchAligner(LightningModule):
         self.losses, self.classifier_ckpt = stages.as_config(LossWeights, losses), classifier_ckpt
         self.options = stages.as_config(KeyPatchOptions, key_patch_options)
         self.key_patches, self.test_pairs, self.least_cases = key_patches, test_pairs, least_cases
+        self.predict_output = predict_output
         self.network: AlignmentNetwork | None = None  # built once the tokenizer is known
         self.tokenizer: WordTokenizer | None = None
         self.retriever: tuple[ClueRetriever, ...] = ()  # in a tuple: no part of this module's weights
+        self.clue_file = Path()  # what the retriever was read from, and, once they are asked for, its entries' origins
+        self.clue_sources: ClueSources | None = None
         self.collected = AlignmentCases(limit=test_pairs, least=least_cases)
         self.prompt_words: dict[str, list[str]] = {}  # of the training reports
         self.builder = KeyPatchBuilder(self.options)
@@ -111,6 +120,26 @@ class WordPatchAligner(LightningModule):
         Raises:
             ValueError: if there are no key patches yet.
         """
+        return self._retriever().clues(report, exclude_patients=exclude_patients)
+
+    @torch.no_grad()
+    def word_maps(self, image: Tensor, report: Sequence[str], *, anatomy: bool = False) -> list[list[WordMap]]:
+        """Heat maps of what B reports say, on their images [B,1,H,W] in [-1,1]; see `networks.word_maps`."""
+        return word_maps(self._network(), self._tokens(report), image, report, anatomy=anatomy)
+
+    def explain_clues(
+        self, report: Sequence[str], *, exclude_patients: Sequence[str] | None = None
+    ) -> list[list[ClueOrigin]]:
+        """Which word fetched which key patch for the `clues` of B reports, and where it lies.
+
+        Raises:
+            ValueError: if there are no key patches yet.
+        """
+        retriever = self._retriever()
+        self.clue_sources = self.clue_sources or ClueSources(self.clue_file)
+        return clue_origins(retriever, self.clue_sources, report, exclude_patients=exclude_patients)
+
+    def _retriever(self) -> ClueRetriever:
         if not self.retriever:
             if self.key_patches is None:
                 raise ValueError(
@@ -118,13 +147,14 @@ class WordPatchAligner(LightningModule):
                     "model.init_args.key_patches"
                 )
             self._load_key_patches(self.key_patches)
-        return self.retriever[0].clues(report, exclude_patients=exclude_patients)
+        return self.retriever[0]
 
     def _load_key_patches(self, path: str | Path) -> None:
         network, config_arrays = self._network(), load_key_patches(path)
         assert self.tokenizer is not None
         retriever = ClueRetriever(self.config, self.tokenizer.state, config_arrays[0])
         self.retriever = (retriever.load_stages(network.state_dict(), config_arrays[1]).to(self.device),)
+        self.clue_file, self.clue_sources = Path(path), None
 
     # Building, saving, loading
 
@@ -240,6 +270,10 @@ class WordPatchAligner(LightningModule):
     def on_predict_epoch_start(self) -> None:
         """Begin a new key-patch codebook; refuse to without weights or token cache."""
         self._network()
+        if self.predict_output == "heat_maps":
+            if self.key_patches is not None and self.trainer.ckpt_path:
+                load_key_patches(self.key_patches, aligner_digest=stages.file_digest(str(self.trainer.ckpt_path)))
+            return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if not self.trainer.ckpt_path:
             raise ValueError(
@@ -256,7 +290,12 @@ class WordPatchAligner(LightningModule):
         self.builder = KeyPatchBuilder(self.options)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, list[str]]:
-        """Collect word-patches of the batch's training images and return these images' ids; others are passed over."""
+        """Collect word-patches of the batch's training images and return these images' ids; others are passed over.
+
+        For heat maps, of any split: the names of the pictures that WordHeatMaps draws.
+        """
+        if self.predict_output == "heat_maps":
+            return {"picture": [file_name(image_id, suffix=".png") for image_id in batch["image_id"]]}
         train = [b for b, image_id in enumerate(batch["image_id"]) if self.splits[image_id] == "train"]
         if train:
             self._add(batch, train)
@@ -305,6 +344,8 @@ class WordPatchAligner(LightningModule):
 
     def on_predict_epoch_end(self) -> None:
         """Write key_patches.safetensors, key_patches.jsonl, atlas.png and clues.safetensors to `default_root_dir`."""
+        if self.predict_output == "heat_maps":
+            return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         root = Path(self.trainer.default_root_dir)
         pairs, floor = self.builder.candidates()

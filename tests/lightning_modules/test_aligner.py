@@ -171,6 +171,37 @@ def test_what_is_missing_is_said(made: tuple[Path, dict[str, float]], tmp_path: 
         trainer(tmp_path).test(WordPatchAligner(TINY), data(folder), ckpt_path=tmp_path / "other.ckpt")
 
 
+def test_heat_maps_are_named_for_any_split_and_need_the_aligner_s_own_key_patches(
+    made: tuple[Path, dict[str, float]], tmp_path: Path
+) -> None:
+    folder = made[0]
+    key_patches = str(folder / "key_patches.safetensors")
+    module = WordPatchAligner(TINY, key_patches=key_patches, predict_output="heat_maps")
+    served = data(folder)
+    named = trainer(tmp_path).predict(module, served, ckpt_path=folder / "aligner.ckpt")
+    assert named is not None
+    frame = served.manifest.frame
+    assert sorted(name for batch in named for name in batch["picture"]) == sorted(frame["image_id"] + ".png")
+    assert not list(tmp_path.glob("*.safetensors"))
+    lines = [json.loads(line) for line in (folder / "key_patches.jsonl").read_text().splitlines()]
+    reports, patients = frame["report"].tolist()[:8], frame["patient_id"].tolist()[:8]
+    origins = module.explain_clues(reports, exclude_patients=patients)
+    assert any(origins)
+    for patient, of_report, clues in zip(
+        patients, origins, module.clues(reports, exclude_patients=patients), strict=True
+    ):
+        assert sum(len(one.positions) for one in of_report) == int((clues[:, 0] >= 0).sum())
+        for one in of_report:
+            line = lines[one.entry]
+            assert (one.image_id, one.entry_word, one.grid) == (line["image_id"], line["word"], 4)
+            assert line["patient_id"] != patient
+    checkpoint = torch.load(folder / "aligner.ckpt", weights_only=True)
+    checkpoint["global_step"] += 1
+    torch.save(checkpoint, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match="the aligner changed; make the key patches again"):
+        trainer(tmp_path).predict(module, served, ckpt_path=tmp_path / "other.ckpt")
+
+
 def test_a_planted_test_study_is_passed_over(made: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
     folder = made[0]
     module = WordPatchAligner.load_from_checkpoint(folder / "aligner.ckpt", map_location="cpu").eval()
