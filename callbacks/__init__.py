@@ -7,6 +7,7 @@ from callbacks.downstream import DownstreamClassifier
 from callbacks.fid import FrechetDistance
 from callbacks.grids import SampleGrid
 from callbacks.health import HealthAlarm
+from callbacks.heat_maps import WordHeatMaps
 from callbacks.metrics_file import MetricsFile
 from callbacks.progress import ProgressLine
 from callbacks.similarity import MultiScaleSimilarity
@@ -22,4 +23,5 @@ __all__ = [
     "MultiScaleSimilarity",
     "ProgressLine",
     "SampleGrid",
+    "WordHeatMaps",
 ]

@@ -183,12 +183,12 @@ def wrap(text: str, *, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width
     return lines
 
 
-def publish_picture(picture: Image.Image, trainer: Trainer, *, name: str, key: str) -> None:
+def publish_picture(picture: Image.Image, trainer: Trainer, *, name: str, key: str, compress_level: int = 6) -> None:
     """Write `<default_root_dir>/pictures/<name>.png`, and give it to loggers that take images as `pictures/<key>`."""
     path = Path(trainer.default_root_dir) / "pictures" / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    picture.save(temporary, format="PNG")
+    picture.save(temporary, format="PNG", compress_level=compress_level)
     os.replace(temporary, path)
     for logger in trainer.loggers:
         if hasattr(logger, "log_image"):

@@ -1,5 +1,6 @@
 """What the callbacks ask of objects that are built elsewhere: structural types, checked when a test begins."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
@@ -88,6 +89,81 @@ class HasCodebook(Protocol):
 
     network: CodebookNetwork
     train_codes: Metric
+
+
+class WordMap(Protocol):
+    """Where an image shows one mention of its report.
+
+    Attributes:
+        word: its canonical name.
+        kind: "anatomy" or "pathology".
+        status: what the report says of it, "present", "uncertain" or "absent".
+        side: "left", "right", "bilateral" or None.
+        label: its CheXpert name, or None.
+        span: (start, end) of its characters in the report.
+        heat: float32 [H,W], cosines with each place of the image.
+        peak: (x, y) of the highest pixel's centre, in fractions of the image.
+        cosine: at the peak.
+        evidence: the logit that the image shows it, whatever the report says.
+    """
+
+    word: str
+    kind: str
+    status: str
+    side: str | None
+    label: str | None
+    span: tuple[int, int]
+    heat: Tensor
+    peak: tuple[float, float]
+    cosine: float
+    evidence: float
+
+
+class ClueOrigin(Protocol):
+    """One key patch that a report fetched.
+
+    Attributes:
+        word: the report's word that fetched it.
+        score: cosine of the two.
+        entry: its row in the key-patch file.
+        entry_word: the word that it was kept for.
+        side: the patient's side that it was kept for, or None.
+        image_id: of the training image that it was cut from, or None where that is not known.
+        box: (x0, y0, x1, y1) in fractions of that image.
+        positions: cells (row * grid + column) of the codes that it gave.
+        codes: the codes.
+        grid: cells a side.
+    """
+
+    word: str
+    score: float
+    entry: int
+    entry_word: str
+    side: str | None
+    image_id: str | None
+    box: tuple[float, float, float, float]
+    positions: tuple[int, ...]
+    codes: tuple[int, ...]
+    grid: int
+
+
+@runtime_checkable
+class ExplainsWords(Protocol):
+    """A module that shows where images show what their reports say.
+
+    Attributes:
+        key_patches: the file that `explain_clues` fetches from; None where there is none.
+    """
+
+    key_patches: str | None
+
+    def word_maps(self, image: Tensor, report: Sequence[str], *, anatomy: bool = False) -> Sequence[Sequence[WordMap]]:
+        """Maps of B images [B,1,H,W] in [-1,1] and B texts, those of stated findings first."""
+
+    def explain_clues(
+        self, report: Sequence[str], *, exclude_patients: Sequence[str] | None = None
+    ) -> Sequence[Sequence[ClueOrigin]]:
+        """The key patches that B texts fetch, best first, but for those of these patients."""
 
 
 @runtime_checkable
