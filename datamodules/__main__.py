@@ -1,4 +1,4 @@
-"""`python -m datamodules {doctor,prepare,verify,vocabulary,keywords,phantom}`: from data to what training needs."""
+"""`python -m datamodules {doctor,prepare,verify,vocabulary,keywords,match-reports,phantom}`: before training."""
 
 import argparse
 import os
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from datamodules import keywords_cli, layouts, verify, vocabulary_cli
+from datamodules import keywords_cli, layouts, matching_cli, verify, vocabulary_cli
 from datamodules.config_options import add_config, read_configs
 from datamodules.doctor import cli as doctor
 from datamodules.doctor.recognise import DAMAGE, recognise
@@ -48,6 +48,11 @@ def main(args: Sequence[str] | None = None) -> int:
 
     keywords_cli.add_arguments(commands.add_parser("keywords", help="draw keyword sets from a vocabulary"))
 
+    text = "give images with labels alone real reports of other patients with the same findings"
+    matching = commands.add_parser("match-reports", help=text)
+    _add_layout(matching)
+    matching_cli.add_arguments(matching)
+
     phantom = commands.add_parser("phantom", help="write phantoms to disk in the layout of a data set")
     phantom.add_argument("--layout", default="table", choices=disk.NAMES, help="default table")
     phantom.add_argument("--studies", type=int, required=True)
@@ -65,6 +70,7 @@ def main(args: Sequence[str] | None = None) -> int:
         "prepare": _prepare,
         "vocabulary": lambda given: vocabulary_cli.run(given, _read(given)),
         "keywords": keywords_cli.run,
+        "match-reports": lambda given: matching_cli.run(given, _read(given)),
         "phantom": _phantom,
         "verify": verify.run,
     }[given.command]

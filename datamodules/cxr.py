@@ -51,7 +51,8 @@ class CXRDataModule(LightningDataModule):
         tokens: cache of image codes that the codebook's `predict` wrote; adds `codes`.
         clues: cache of clues that the aligner's `predict` wrote; adds `clues`.
         prompts: JSON Lines of {"study_id", "report"} written by the prompter. They replace the rows' reports, whose
-            report_source becomes "prompter:<digest of the file>": synthetic text, never to be taken for real.
+            report_source becomes "prompter:<digest of the file>": synthetic text, never to be taken for real. Those of
+            `python -m datamodules match-reports` become "matched:<digest>": real, but of other patients.
         prompts_verified: leave out the studies whose text the prompter flagged; how many there are is always said.
         masks: add where each finding is to validation and test batches.
         text_only: serve one row a study without images, also those that have none.

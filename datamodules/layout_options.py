@@ -8,9 +8,9 @@ from typing import Any
 LAYOUT_OPTION = "an option of the layout, the value as JSON or plain text: --option section=impression"
 
 
-def add_option(parser: argparse.ArgumentParser, text: str = LAYOUT_OPTION) -> None:
-    """Give a parser `--option`, which may be repeated."""
-    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help=text)
+def add_option(parser: argparse.ArgumentParser, text: str = LAYOUT_OPTION, *, name: str = "--option") -> None:
+    """Give a parser `--option`, or one of another name, which may be repeated."""
+    parser.add_argument(name, action="append", default=[], metavar="NAME=VALUE", help=text)
 
 
 def parse_options(texts: list[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from datamodules.manifest import Manifest, Remark
-from datamodules.prompts import FLAGGED, WRITTEN, flagged_studies
+from datamodules.prompts import FLAGGED, MATCHED, WRITTEN, flagged_studies
 from datamodules.reports.labels import SPLITS
 
 
@@ -122,6 +122,9 @@ def summary(manifest: Manifest, *, size: int, digest: str, limit: int | None) ->
         flagged = len(flagged_studies(manifest).intersection(written))
         mend = ", which are served: --data.init_args.prompts_verified=true leaves them out" if flagged else ""
         lines.append(f"data: {len(written)} studies have a text of the prompter, {flagged} of them flagged{mend}")
+    matched = manifest.frame.loc[manifest.frame["report_source"].str.startswith(f"{MATCHED}:"), "study_id"].nunique()
+    if matched:
+        lines.append(f"data: {matched} studies have the text of another patient with the same labels: weak, not paired")
     lines += [
         f"data: ERROR in {manifest.source}: {note.count} × {note.reason}; {note.mend}"
         for note in manifest.notes

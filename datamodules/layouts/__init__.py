@@ -4,6 +4,7 @@ A layout's file is imported when it is used.
 """
 
 import importlib
+import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,11 @@ NAMES = (
     "vindr",
 )
 LAYOUTS: "dict[str, Callable[..., Manifest]]" = {name: _lazy(name) for name in NAMES}
+
+
+def takes_images(layout: str) -> bool:
+    """Whether a layout has the option `images`, by which its texts and labels are read alone."""
+    return "images" in inspect.signature(importlib.import_module(f"datamodules.layouts.{layout}").read).parameters
 
 
 def read(layout: str, root: str | Path | None, /, **options: Any) -> "Manifest":

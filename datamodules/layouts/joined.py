@@ -8,8 +8,6 @@ images/1.png, 2.png and so on have nothing in common, and equal texts ("No acute
 overlap of other collections (NIH ChestX-ray14 and its annotated parts as a table) cannot be seen: do not join them.
 """
 
-import importlib
-import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,8 +105,7 @@ def _read(item: Mapping[str, Any], base: Path | None, *, images: bool) -> Manife
         raise ValueError("no root; name the set's folder, file or URL: {layout: ..., root: ...}")
     if root is not None and base is not None and "://" not in str(root) and not as_path(root).is_absolute():
         root = base / root
-    takes = inspect.signature(importlib.import_module(f"datamodules.layouts.{layout}").read).parameters
-    if not images and "images" in takes:
+    if not images and layouts.takes_images(layout):
         options["images"] = False
     return layouts.read(layout, root, **options)
 
