@@ -236,7 +236,7 @@ class WordPatchAligner(LightningModule):
     def on_test_epoch_start(self) -> None:
         """Begin with no cases; refuse to test untrained weights."""
         self._network()
-        self.collected = AlignmentCases(limit=self.test_pairs, least=self.least_cases)
+        self.collected = AlignmentCases(limit=self.test_pairs, least=self.least_cases, tested=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Collect pairs for retrieval and cases for the pointing game."""

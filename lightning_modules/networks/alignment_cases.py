@@ -8,6 +8,7 @@ from datamodules.reports.entailment import facts
 from lightning_modules.networks.alignment import AlignmentNetwork, Queries, Words, compact, content_mask
 from lightning_modules.networks.contrastive import text_number
 from lightning_modules.networks.pointing import SLUGS, PointingCase, case_scores, pointing_cases
+from lightning_modules.networks.prompted_pointing import prompted_cases
 from lightning_modules.networks.ranks import gather_items
 from lightning_modules.networks.retrieval import Pair, retrieval_scores
 from lightning_modules.networks.statements import queries, stated
@@ -16,6 +17,7 @@ from lightning_modules.networks.zero_shot import (
     ShownFindings,
     Tokenize,
     Twins,
+    finding_scores,
     twin_scores,
     twins,
     zero_shot,
@@ -29,12 +31,14 @@ class AlignmentCases:
     Args:
         limit: pairs among which retrieval is tested, which bounds memory.
         least: cases a finding needs to count in the pointing game's means.
+        tested: play the pointing game by prompts too, and give intervals.
     """
 
-    def __init__(self, *, limit: int, least: int) -> None:
-        self.limit, self.least = limit, least
+    def __init__(self, *, limit: int, least: int, tested: bool = False) -> None:
+        self.limit, self.least, self.tested = limit, least, tested
         self.pairs: list[Pair] = []
         self.cases: list[PointingCase] = []
+        self.prompted: list[PointingCase] = []
         self.twins: list[Twins] = []
         self.shown: list[ShownFindings] = []
 
@@ -52,12 +56,15 @@ class AlignmentCases:
         words = network.words(tokens)
         boxes = places if network.config.adaptive else None
         self._add_pairs(batch, tokens, words=words, patches=patches, boxes=boxes)
-        scores = zero_shot(network, tokenize, patches, prompt_words)
+        prompted = zero_shot(network, tokenize, patches, prompt_words)
+        scores = finding_scores(prompted)
         for image_id, row, labels in zip(batch["image_id"], scores, batch["labels"].tolist(), strict=True):
             self.shown.append(ShownFindings(image_id, tuple(row), tuple(labels)))
         self.twins += twins(network, tokenize, patches, batch["image_id"], batch["report"])
         if "masks" in batch:
             self.cases += pointing_cases(batch, tokens, words=words.vectors, patches=patches, boxes=boxes)
+            if self.tested:
+                self.prompted += prompted_cases(batch, prompted, patches=patches, boxes=boxes)
 
     def _add_pairs(self, batch: Batch, tokens: Tokens, *, words: Words, patches: Tensor, boxes: Tensor | None) -> None:
         kept, mask = compact(words.vectors, content_mask(tokens).to(patches.device))
@@ -87,14 +94,22 @@ class AlignmentCases:
             return network.fits(Queries(*(part.to(device) for part in statements)), patches.to(device)).cpu()
 
         pairs = sorted(gather_items(self.pairs), key=lambda pair: pair.order)[: self.limit]
-        cases = sorted(gather_items(self.cases), key=lambda case: (case.image_id, case.start))
-        shown, told = gather_items(self.shown), gather_items(self.twins)
+        cases, prompted = (
+            sorted(gather_items(some), key=lambda case: (case.image_id, case.start))
+            for some in (self.cases, self.prompted)
+        )
+        shown = sorted(gather_items(self.shown), key=lambda one: one.image_id)
+        told = gather_items(self.twins)
         if not pairs:
             return {}
-        pointed = case_scores(cases, pairs, size=(resolution, resolution), least=self.least)
+        size = resolution, resolution
+        pointed, by_prompt = (
+            case_scores(some, pairs, size=size, least=self.least, intervals=self.tested) for some in (cases, prompted)
+        )
         return (
             retrieval_scores(pairs, fits=fits)
             | pointed
-            | zero_shot_auroc(shown, names=SLUGS, least=self.least)
+            | {f"prompted_{name}": value for name, value in by_prompt.items()}
+            | zero_shot_auroc(shown, names=SLUGS, least=self.least, intervals=self.tested)
             | twin_scores(told)
         )

@@ -21,6 +21,7 @@ from datamodules.manifest import Batch
 from datamodules.reports.labels import FINDINGS
 from datamodules.reports.mentions import extract
 from lightning_modules.networks.alignment import cosines
+from lightning_modules.networks.bootstrap import resampled, weighted_mean
 from lightning_modules.networks.key_patches import mention_words
 from lightning_modules.networks.retrieval import Pair
 from lightning_modules.networks.tokenizer import Tokens
@@ -31,7 +32,7 @@ SLUGS = tuple(name.lower().replace(" ", "_") for name in FINDINGS)
 
 @dataclasses.dataclass(frozen=True)
 class PointingCase:
-    """One present finding of one report, with its mask: `query` is the unit mean of the mention's words."""
+    """One present finding of one image, with its mask: `query` is what is asked, e.g. the unit mean of its words."""
 
     image_id: str
     start: int
@@ -130,8 +131,9 @@ def pointing_scores(
     coverage: Tensor,
     names: Sequence[str],
     least: int,
+    images: Sequence[str] | None = None,
 ) -> dict[str, float]:
-    """Hit rates and their references, over findings with at least `least` cases.
+    """Hit rates and their references: means over findings with at least `least` cases, and "micro" over all cases.
 
     Args:
         hits: bool [N], of each case's own image.
@@ -142,19 +144,33 @@ def pointing_scores(
         coverage: [F,H,W], how many cases' masks of each finding cover a pixel.
         names: slugs of the F findings.
         least: cases a finding needs to count in the macro means.
+        images: ids [N] of the cases' images; with them each hit rate gets its interval, see `bootstrap`. That of a rate
+            of 0 or 1 is a point, which says how little a bootstrap knows then, not how sure the rate is.
 
     Returns:
-        "pointing", "pointing_chance", "pointing_centre", "pointing_other_image", "contrast" (macro means),
-        "pointing_micro", "pointing_cases", "pointing/<finding>", "contrast/<finding>"; empty if no finding has enough
-        cases.
+        "pointing_micro" with "_chance", "_centre" and "_other_image", "pointing_cases"; where a finding has enough
+        cases "pointing", "pointing_chance", "pointing_centre", "pointing_other_image", "contrast" (macro means),
+        "pointing/<finding>", "contrast/<finding>"; with `images` "pointing_images", their number, "pointing_micro_low",
+        "pointing_micro_high", "pointing_low" and "pointing_high".
     """
     own, other, chance, centre, contrast = [], [], [], [], []
-    scores: dict[str, float] = {}
+    scores: dict[str, float] = {
+        "pointing_micro": hits.double().mean().item(),
+        "pointing_micro_chance": areas.double().mean().item(),
+        "pointing_micro_centre": coverage.flatten(1).amax(dim=1).sum().item() / len(hits),
+        "pointing_micro_other_image": other_hits.double().mean().item(),
+        "pointing_cases": float(len(hits)),
+    }
+    if images is not None:
+        scores["pointing_images"] = float(len(set(images)))
+        scores |= _ends("pointing_micro", resampled(lambda times: weighted_mean(hits, times), images))
+    enough: list[Tensor] = []
     for index, name in enumerate(names):
         chosen = findings == index
         count = int(chosen.sum())
         if count < least:
             continue
+        enough.append(chosen)
         own.append(hits[chosen].double().mean().item())
         other.append(other_hits[chosen].double().mean().item())
         chance.append(areas[chosen].double().mean().item())
@@ -162,11 +178,23 @@ def pointing_scores(
         contrast.append(contrasts[chosen].double().mean().item())
         scores |= {f"pointing/{name}": own[-1], f"contrast/{name}": contrast[-1]}
     if not own:
-        return {}
+        return scores
     means = {"pointing": own, "pointing_chance": chance, "pointing_centre": centre, "pointing_other_image": other}
     means |= {"contrast": contrast}
     scores |= {name: sum(values) / len(values) for name, values in means.items()}
-    return scores | {"pointing_micro": hits.double().mean().item(), "pointing_cases": float(len(hits))}
+    if images is not None:
+        # A finding that a draw has lost is left out of its mean.
+        scores |= _ends(
+            "pointing",
+            resampled(
+                lambda times: torch.stack([weighted_mean(hits[c], times[:, c]) for c in enough]).nanmean(dim=0), images
+            ),
+        )
+    return scores
+
+
+def _ends(name: str, interval: tuple[float, float]) -> dict[str, float]:
+    return {f"{name}_low": interval[0], f"{name}_high": interval[1]}
 
 
 def pointing_cases(
@@ -180,19 +208,51 @@ def pointing_cases(
             if mention.kind != "pathology" or mention.status != "present" or mention.label not in FINDINGS:
                 continue
             finding, inside = FINDINGS.index(mention.label), mention_words(mention, tokens.spans[b])
-            if inside and masks[b, finding].any():
+            if inside and batch["masks"][b, finding].any():
                 rows.append(b)
                 starts.append(mention.start)
                 findings.append(finding)
                 queries.append(functional.normalize(words[b, inside].float().mean(dim=0), dim=0))
     if not rows:
         return []
-    query, mask = torch.stack(queries), masks[rows, findings]
-    places = None if boxes is None else boxes[rows]
-    maps = heat_maps(query, patches[rows], size=(mask.shape[1], mask.shape[2]), boxes=places)
+    return cases_of(
+        batch,
+        rows=rows,
+        starts=starts,
+        findings=findings,
+        queries=torch.stack(queries),
+        patches=patches,
+        boxes=boxes,
+    )
+
+
+def labelled(batch: Batch) -> list[tuple[int, int]]:
+    """(row, finding) of each positive label of a batch that has a mask."""
+    return [(int(b), int(f)) for b, f in ((batch["labels"] == 1) & batch["masks"].flatten(2).any(dim=2)).nonzero()]
+
+
+def cases_of(
+    batch: Batch,
+    *,
+    rows: Sequence[int],
+    starts: Sequence[int],
+    findings: Sequence[int],
+    queries: Tensor,
+    patches: Tensor,
+    boxes: Tensor | None = None,
+) -> list[PointingCase]:
+    """Whether N queries [N,D] point into the masks of their findings on the batch's `rows`.
+
+    Patches are float [B,P,D], boxes of patches that chose their place [B,P,4].
+    """
+    if not rows:
+        return []
+    mask = batch["masks"][list(rows), list(findings)]
+    places = None if boxes is None else boxes[list(rows)]
+    maps = heat_maps(queries, patches[list(rows)], size=(mask.shape[1], mask.shape[2]), boxes=places)
     hits, contrasts = pointing_hits(maps, mask).tolist(), contrast_to_noise(maps, mask).tolist()
     bits = np.packbits(mask.flatten(1).cpu().numpy(), axis=1)
-    vectors = query.cpu().numpy()
+    vectors = queries.cpu().numpy()
     return [
         PointingCase(batch["image_id"][b], starts[i], findings[i], vectors[i], hits[i], contrasts[i], bits[i])
         for i, b in enumerate(rows)
@@ -200,7 +260,12 @@ def pointing_cases(
 
 
 def case_scores(
-    cases: Sequence[PointingCase], pairs: Sequence[Pair], *, size: tuple[int, int], least: int
+    cases: Sequence[PointingCase],
+    pairs: Sequence[Pair],
+    *,
+    size: tuple[int, int],
+    least: int,
+    intervals: bool = False,
 ) -> dict[str, float]:
     """The pointing game over all cases; the other image of a case is one of the pairs, taken in turn."""
     if not cases:
@@ -235,4 +300,5 @@ def case_scores(
         coverage=coverage,
         names=SLUGS,
         least=least,
+        images=[case.image_id for case in cases] if intervals else None,
     )

@@ -20,6 +20,7 @@ from datamodules.reports.modifiers import Status
 from datamodules.reports.phrases import lexicon, sentences
 from datamodules.reports.sides import swap_sides
 from lightning_modules.networks.alignment import AlignmentNetwork, Queries
+from lightning_modules.networks.bootstrap import resampled, weighted_auroc
 from lightning_modules.networks.key_patches import mention_words
 from lightning_modules.networks.statements import prompt_pair, queries
 from lightning_modules.networks.tokenizer import Tokens
@@ -55,20 +56,35 @@ def prompt_words(reports: Sequence[str]) -> dict[str, list[str]]:
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class PromptedFindings:
+    """What M prompts "There is X." ask, and how much more of each than of "No X." B images show."""
+
+    owners: list[int]  # [M], the finding of each
+    vectors: Tensor  # [M,D]
+    values: Tensor  # [B,M]
+
+
 def zero_shot(
     network: AlignmentNetwork, tokenize: Tokenize, patches: Tensor, words: dict[str, list[str]]
-) -> list[list[float]]:
-    """Scores [B][14] of images' patches [B,P,D]: the highest of a finding's words counts; NaN without any."""
-    scores = patches.new_full((len(patches), len(FINDINGS)), torch.nan)
+) -> PromptedFindings:
+    """Ask images' patches [B,P,D] for each word of each finding."""
     owners = [FINDINGS.index(finding) for finding, of_finding in words.items() for _ in of_finding]
     if not owners:
-        return scores.tolist()
+        return PromptedFindings([], patches.new_zeros(0, patches.shape[-1]), patches.new_zeros(len(patches), 0))
     listed = [word for of_finding in words.values() for word in of_finding]
     asked = [(text, 0) for word in listed for text in prompt_pair(word)]
-    fits = network.fits(_read(network, tokenize, asked), patches)
-    values = fits[:, ::2] - fits[:, 1::2]  # B words
-    for finding in set(owners):
-        scores[:, finding] = values[:, [n for n, owner in enumerate(owners) if owner == finding]].amax(dim=1)
+    read = _read(network, tokenize, asked)
+    fits = network.fits(read, patches)
+    return PromptedFindings(owners, read.vectors[::2], fits[:, ::2] - fits[:, 1::2])
+
+
+def finding_scores(prompted: PromptedFindings) -> list[list[float]]:
+    """Scores [B][14]: the highest of a finding's words counts; NaN without any."""
+    scores = prompted.values.new_full((len(prompted.values), len(FINDINGS)), torch.nan)
+    for finding in set(prompted.owners):
+        own = [n for n, owner in enumerate(prompted.owners) if owner == finding]
+        scores[:, finding] = prompted.values[:, own].amax(dim=1)
     return scores.tolist()
 
 
@@ -83,22 +99,26 @@ def _read(network: AlignmentNetwork, tokenize: Tokenize, asked: Sequence[tuple[s
     return queries(found, network.words(tokens))
 
 
-def zero_shot_auroc(cases: Sequence[ShownFindings], *, names: Sequence[str], least: int = 1) -> dict[str, float]:
+def zero_shot_auroc(
+    cases: Sequence[ShownFindings], *, names: Sequence[str], least: int = 1, intervals: bool = False
+) -> dict[str, float]:
     """AUROC of each finding, their mean and number; images whose label is uncertain are left out.
 
     Args:
         cases: of all images.
         least: images of either label that a finding needs.
         names: of the 14 findings in the keys "zero_shot_auroc/<name>"; the mean is "zero_shot_auroc".
+        intervals: give "zero_shot_auroc_low" and "zero_shot_auroc_high" too, see `bootstrap`.
     """
     if not cases:
         return {}
     scores, labels = torch.tensor([c.scores for c in cases]), torch.tensor([c.labels for c in cases])
-    found = {}
+    found, taken = {}, []
     for i, name in enumerate(names):
         known = ~labels[:, i].isnan() & ~scores[:, i].isnan()
         positive = int((labels[known, i] == 1).sum())
         if FINDINGS[i] != "No Finding" and min(positive, int(known.sum()) - positive) >= max(1, least):
+            taken.append((i, known))
             # Ranks: torchmetrics would take values beyond [0,1] for logits, and their sigmoid ties the largest.
             order = scores[known, i].unique(return_inverse=True)[1].double()
             found[f"zero_shot_auroc/{name}"] = float(
@@ -106,7 +126,16 @@ def zero_shot_auroc(cases: Sequence[ShownFindings], *, names: Sequence[str], lea
             )
     if not found:
         return {}
-    return found | {"zero_shot_auroc": sum(found.values()) / len(found), "zero_shot_findings": float(len(found))}
+    found |= {"zero_shot_auroc": sum(found.values()) / len(found), "zero_shot_findings": float(len(found))}
+    if intervals:
+
+        def macro(times: Tensor) -> Tensor:
+            each = [weighted_auroc(scores[k, i], labels[k, i] == 1, times[:, k]) for i, k in taken]
+            return torch.stack(each).nanmean(dim=0)
+
+        ends = resampled(macro, [case.image_id for case in cases])
+        found |= {"zero_shot_auroc_low": ends[0], "zero_shot_auroc_high": ends[1]}
+    return found
 
 
 def twin_texts(report: str) -> list[tuple[str, tuple[str, int], tuple[str, int]]]:

@@ -18,8 +18,10 @@ from lightning_modules.networks.pointing import (
     smoothed,
     splatted,
 )
+from lightning_modules.networks.prompted_pointing import prompted_cases
 from lightning_modules.networks.retrieval import Pair
 from lightning_modules.networks.tokenizer import WordTokenizer, train_tokenizer
+from lightning_modules.networks.zero_shot import PromptedFindings
 
 EFFUSION = FINDINGS.index("Pleural Effusion")
 
@@ -153,3 +155,54 @@ def test_heat_maps_do_not_depend_on_the_precision_around_them() -> None:
         mixed = heat_maps(queries, patches, size=(16, 16))
     assert mixed.dtype == torch.float32
     assert torch.equal(plain, mixed)
+
+
+def test_without_enough_cases_of_any_finding_the_mean_over_all_cases_remains() -> None:
+    bits = np.packbits(quadrant(2).numpy().reshape(-1))
+    query = np.array([1.0, 0.0], dtype=np.float32)
+    cases = [PointingCase(f"c{n // 2}", n, finding, query, n < 2, 0.0, bits) for n, finding in enumerate([2, 3, 4, 5])]
+    pairs = [pair(0, "x", place=1)]
+    scores = case_scores(cases, pairs, size=(8, 8), least=2, intervals=True)
+    assert scores == {
+        "pointing_micro": 0.5,
+        "pointing_micro_chance": 0.25,
+        "pointing_micro_centre": 1.0,
+        "pointing_micro_other_image": 0.0,
+        "pointing_micro_low": 0.0,  # the draws of either image alone
+        "pointing_micro_high": 1.0,
+        "pointing_cases": 4.0,
+        "pointing_images": 2.0,
+    }
+
+
+def test_the_interval_of_a_mean_over_findings_leaves_out_what_a_draw_has_lost() -> None:
+    bits = np.packbits(quadrant(2).numpy().reshape(-1))
+    query = np.array([1.0, 0.0], dtype=np.float32)
+    # One finding is always hit, the other never: their mean is 1/2 unless a draw has one of them alone.
+    cases = [PointingCase(f"c{n:02d}", 0, 2 + n % 2, query, n % 2 == 0, 0.0, bits) for n in range(20)]
+    pairs = [pair(0, "x", place=1)]
+    scores = case_scores(cases, pairs, size=(8, 8), least=5, intervals=True)
+    assert (scores["pointing"], scores["pointing_low"], scores["pointing_high"]) == (0.5, 0.5, 0.5)
+    assert 0.2 < scores["pointing_micro_low"] < 0.4 < 0.6 < scores["pointing_micro_high"] < 0.8
+    assert not any(key.endswith("_low") for key in case_scores(cases, pairs, size=(8, 8), least=5))
+
+
+def test_a_prompt_asks_for_each_label_with_a_mask_by_the_word_that_is_shown_best() -> None:
+    heart = FINDINGS.index("Cardiomegaly")
+    masks = torch.zeros(2, len(FINDINGS), 8, 8, dtype=torch.bool)
+    labels = torch.zeros(2, len(FINDINGS))
+    for row, finding in ((0, EFFUSION), (1, EFFUSION), (1, heart)):
+        masks[row, finding], labels[row, finding] = quadrant(2), 1.0
+    labels[0, 3] = 1.0  # no mask
+    batch = {"image_id": ["a", "b"], "labels": labels, "masks": masks}
+    vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    # Both words are of effusions: the first is shown best by image a, the second by image b.
+    prompted = PromptedFindings([EFFUSION, EFFUSION], vectors, torch.tensor([[0.9, 0.1], [-0.5, -0.2]]))
+    patches = torch.stack([one_hot_patches(2), one_hot_patches(2)])
+    cases = prompted_cases(batch, prompted, patches=patches)  # type: ignore[arg-type]
+    assert [(case.image_id, case.finding, case.hit) for case in cases] == [
+        ("a", EFFUSION, True),
+        ("b", EFFUSION, False),
+    ]
+    assert [case.query.tolist() for case in cases] == [[1.0, 0.0], [0.0, 1.0]]
+    assert prompted_cases({**batch, "labels": labels * 0}, prompted, patches=patches) == []  # type: ignore[arg-type]

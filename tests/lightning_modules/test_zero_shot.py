@@ -11,6 +11,7 @@ from lightning_modules.networks.zero_shot import (
     ShownFindings,
     Tokenize,
     Twins,
+    finding_scores,
     prompt_words,
     twin_scores,
     twin_texts,
@@ -72,7 +73,7 @@ def test_what_a_report_leaves_open_has_no_twin() -> None:
 def test_scores_are_the_difference_of_what_fits(tokenize: Tokenize, network: AlignmentNetwork) -> None:
     patches = network.patches(torch.rand(3, 1, 16, 16) * 2 - 1)
     words = {"Pleural Effusion": ["pleural effusion", "consolidation"]}
-    scores = torch.tensor(zero_shot(network, tokenize, patches, words))
+    scores = torch.tensor(finding_scores(zero_shot(network, tokenize, patches, words)))
     assert scores.shape == (3, 14)
     assert int((~scores.isnan()).sum()) == 3
     wanted = []
@@ -87,7 +88,7 @@ def test_scores_are_the_difference_of_what_fits(tokenize: Tokenize, network: Ali
             fits.append(evidence * torch.tanh(-denials[0, inside].mean() / 2))
         wanted.append(fits[0] - fits[1])
     torch.testing.assert_close(scores[:, 10], torch.stack(wanted).amax(dim=0), rtol=1e-4, atol=1e-4)
-    assert torch.tensor(zero_shot(network, tokenize, patches, {})).isnan().all()
+    assert torch.tensor(finding_scores(zero_shot(network, tokenize, patches, {}))).isnan().all()
 
 
 def test_a_network_that_hears_denials_tells_the_status(tokenize: Tokenize, network: AlignmentNetwork) -> None:
