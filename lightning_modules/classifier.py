@@ -23,12 +23,14 @@ from torchmetrics.utilities.data import dim_zero_cat
 from datamodules.manifest import Batch
 from datamodules.reports.labels import FINDINGS
 from lightning_modules import stages
+from lightning_modules.networks.cam_cases import CamCases
 from lightning_modules.networks.classifier import ClassifierConfig, ClassifierOutput, FindingNetwork
 from lightning_modules.networks.quantizer import float32
 from lightning_modules.networks.ranks import sum_over_ranks, world_size
 from lightning_modules.schedule import with_schedule
 
 STAGE = "classifier"
+CAM_IMAGES = 500  # among which the pointing game has its other images, as the aligner's
 
 
 def slug(finding: str) -> str:
@@ -114,6 +116,8 @@ class FindingClassifier(lightning.LightningModule):
         optimizer: from parameters to the optimiser.
         positive_weight: factor of positive labels in the loss; above 1 where findings are rare.
         cosine: let the learning rate fall to 0 along half a cosine over the run.
+        cam_layer: which of the network's maps Grad-CAM takes in the pointing game.
+        least_cases: cases a finding needs to count in the pointing game's means.
     """
 
     def __init__(
@@ -123,6 +127,8 @@ class FindingClassifier(lightning.LightningModule):
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=2e-3, weight_decay=0.02),
         positive_weight: float = 1.0,
         cosine: bool = True,
+        cam_layer: int = -1,
+        least_cases: int = 5,
     ) -> None:
         super().__init__()
         config = stages.as_config(ClassifierConfig, network)
@@ -131,6 +137,7 @@ class FindingClassifier(lightning.LightningModule):
         self.optimizer, self.cosine = optimizer, cosine
         self.positive_weight = positive_weight
         self.auroc = FindingAUROC()
+        self.pointed = CamCases(limit=CAM_IMAGES, least=least_cases, layer=cam_layer)
 
     def setup(self, stage: str) -> None:
         """At fit: refuse data without a label, and say which findings cannot be learnt.
@@ -185,13 +192,20 @@ class FindingClassifier(lightning.LightningModule):
         """Log `validate/auroc` and one value a finding."""
         self._log_auroc("validate")
 
+    def on_test_epoch_start(self) -> None:
+        """Begin with no cases of the pointing game."""
+        self.pointed = CamCases(limit=CAM_IMAGES, least=self.pointed.least, layer=self.pointed.layer)
+
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect scores."""
+        """Collect scores, and where the data has masks Grad-CAM's cases of the pointing game."""
         self.validation_step(batch, batch_idx)
+        if "masks" in batch:
+            self.pointed.add(batch, network=self.network)
 
     def on_test_epoch_end(self) -> None:
-        """Log `classifier/auroc` and one value a finding."""
+        """Log `classifier/auroc`, one value a finding, and `classifier/pointing...` where the data has masks."""
         self._log_auroc("classifier")
+        self.log_dict({f"classifier/{key}": value for key, value in self.pointed.scores().items()})
 
     def _log_auroc(self, prefix: str) -> None:
         # `compute` has gathered over ranks: every rank logs the same values.
