@@ -71,9 +71,10 @@ CODE_all := lightning_modules/schedule.py lightning_modules/optimizers.py $(NETW
 CODE_classifier := $(CODE_all) lightning_modules/classifier.py $(addprefix $(NETWORKS)/,classifier.py vqgan.py)
 CODE_codebook := $(CODE_all) lightning_modules/codebook.py \
   $(addprefix $(NETWORKS)/,vqgan.py codes.py code_parts.py fidelity.py features.py quantizer.py fsq.py lfq.py discriminator.py losses.py transformer.py)
-CODE_text := $(CODE_all) $(addprefix $(NETWORKS)/,tokenizer.py transformer.py text_encoder.py alignment.py patch_encoder.py adaptive_patches.py key_patches.py)
-CODE_aligner := $(CODE_text) lightning_modules/aligner.py $(addprefix $(NETWORKS)/,classifier.py vqgan.py mention_loss.py alignment_cases.py \
-  pointing.py retrieval.py zero_shot.py key_patch_build.py)
+CODE_text := $(CODE_all) $(addprefix $(NETWORKS)/,tokenizer.py transformer.py text_encoder.py alignment.py patch_encoder.py adaptive_patches.py local_norm.py key_patches.py)
+CODE_aligner := $(CODE_text) lightning_modules/aligner.py $(addprefix $(NETWORKS)/,classifier.py vqgan.py statements.py contrastive.py \
+  alignment_losses.py alignment_cases.py pointing.py bootstrap.py prompted_pointing.py retrieval.py zero_shot.py word_maps.py clue_origins.py \
+  key_patch_build.py)
 CODE_generator := $(CODE_text) lightning_modules/generator.py $(addprefix $(NETWORKS)/,masked_generator.py sampling.py)
 CODE_prompter := $(CODE_all) lightning_modules/prompter.py lightning_modules/prompter_parts.py \
   $(addprefix $(NETWORKS)/,tokenizer.py language_model.py adapters.py packing.py examples.py generation.py requests.py prompt_file.py \
@@ -81,6 +82,7 @@ CODE_prompter := $(CODE_all) lightning_modules/prompter.py lightning_modules/pro
   labelers.py chexbert.py radgraph.py report_metrics.py text_metrics.py)
 MEASURES := $(wildcard callbacks/*.py callbacks/*/*.py)
 MEASURES_codebook := $(MEASURES) $(NETWORKS)/reconstruction_metrics.py
+MEASURES_cam := $(MEASURES) $(addprefix $(NETWORKS)/,grad_cam.py cam_cases.py pointing.py bootstrap.py)
 
 # Weights, order of the images and their augmentation: nothing of a second classifier is that of the first.
 OTHER_SEEDS := --seed_everything=1 --data.init_args.seed=1
@@ -190,6 +192,35 @@ nih: .venv/installed ## the chain on real NIH ChestX-ray14 images at 128 px: mak
 	$(MAKE) --no-print-directory -j2 runs/nih/metrics.json
 	@cat runs/nih/table.txt
 
+# --- real radiographs with real texts of other patients: the aligner beside the classifier's Grad-CAM ------------------
+OPENI ?=
+define require_openi
+@if [ -z "$(OPENI)" ] || [ ! -e "$(OPENI)" ]; then \
+  echo "make $@ needs real reports: make $@ NIH=<folder> OPENI=<NLMCXR_reports.tgz, or a folder with it>; found '$(OPENI)'"; exit 1; fi
+endef
+NIH_OPENI := $(call stage_configs,nih,aligner) -c configs/experiment/nih/aligner-openi.yaml
+
+runs/nih-openi/reports.jsonl: runs/nih/root $(OPENI) $(CORE) configs/experiment/nih/aligner.yaml configs/experiment/nih/aligner-openi.yaml | .venv/installed
+	$(PY) -m datamodules match-reports $(NIH_OPENI) --reports-layout openi --reports-root $(OPENI) --reports-option section=both --out $@
+
+runs/nih-openi/aligner/fit.done: runs/nih/features/fit.done runs/nih-openi/reports.jsonl $(CODE_aligner) configs/aligner.yaml configs/experiment/nih/aligner.yaml configs/experiment/nih/aligner-openi.yaml
+	$(call fit,runs/nih-openi/aligner,$(NIH_OPENI))
+
+runs/nih-openi/aligner/metrics.json: runs/nih-openi/aligner/fit.done $(MEASURES)
+	$(call test_stage,runs/nih-openi/aligner,$(NIH_OPENI))
+
+runs/nih-openi/classifier/metrics.json: runs/nih/classifier/fit.done configs/experiment/nih/classifier-boxes.yaml $(MEASURES_cam)
+	$(PY) main.py test $(call stage_configs,nih,classifier) -c configs/experiment/nih/classifier-boxes.yaml --run_dir=$(@D) --ckpt_path=$(call last,runs/nih/classifier)
+
+runs/nih-openi/metrics.json: runs/nih-openi/classifier/metrics.json runs/nih-openi/aligner/metrics.json
+	$(PY) -m callbacks runs/nih-openi | tee runs/nih-openi/table.txt
+
+.PHONY: nih-aligner
+nih-aligner: .venv/installed ## the aligner on NIH with OpenI's texts, beside Grad-CAM: make nih-aligner NIH=<folder> OPENI=<file or folder>
+	$(require_nih)
+	$(require_openi)
+	$(MAKE) --no-print-directory -j2 runs/nih-openi/metrics.json
+
 # --- codebooks of 1,024 codes -----------------------------------------------------------------------------------------
 # Beside a chain's own codebook, with its classifiers; not in its folder, whose figures are merged by name.
 # $(1) phantom or nih, $(2) the chain, $(3) its configs
@@ -218,4 +249,4 @@ codebook-nih: .venv/installed ## that of NIH at 128 px, f8: make codebook-nih NI
 	$(MAKE) --no-print-directory -j2 runs/codebook-1024/nih/metrics.json
 
 clean: ## remove the results of demo, nih and the codebooks (not the environment)
-	rm -rf runs/demo runs/nih runs/codebook-1024
+	rm -rf runs/demo runs/nih runs/nih-openi runs/codebook-1024

@@ -12,6 +12,7 @@ TARGETS = [
     ("runs/nih/metrics.json", NIH),
     ("runs/codebook-1024/phantom-fresh/metrics.json",),
     ("runs/codebook-1024/nih/metrics.json", NIH),
+    ("runs/nih-openi/metrics.json", NIH, "OPENI=tests"),
 ]
 
 

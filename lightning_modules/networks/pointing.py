@@ -201,7 +201,6 @@ def pointing_cases(
     batch: Batch, tokens: Tokens, *, words: Tensor, patches: Tensor, boxes: Tensor | None = None
 ) -> list[PointingCase]:
     """The present findings of a batch that have a mask; words float [B,W,D], patches float [B,P,D], boxes [B,P,4]."""
-    masks = batch["masks"]
     rows, starts, findings, queries = [], [], [], []
     for b, report in enumerate(batch["report"]):
         for mention in extract(report):
