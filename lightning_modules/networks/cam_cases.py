@@ -4,15 +4,28 @@ A map of each finding is to a place what a vector is to a patch: with findings a
 and references are those of the aligner, by the same functions.
 """
 
+import dataclasses
+
 import torch
 from torch.nn import functional
 
 from datamodules.manifest import Batch
 from datamodules.reports.labels import FINDINGS
 from lightning_modules.networks.classifier import FindingNetwork
+from lightning_modules.networks.contrastive import text_number
 from lightning_modules.networks.grad_cam import grad_cam
-from lightning_modules.networks.pointing import Pair, PointingCase, case_scores, cases_of, labelled, text_number
+from lightning_modules.networks.pointing import PointingCase, case_scores, cases_of, labelled
 from lightning_modules.networks.ranks import gather_items
+
+
+@dataclasses.dataclass(frozen=True)
+class CamImage:
+    """All findings' maps of one image, as patches."""
+
+    order: int  # a hash of the image id: the images with the smallest are kept, whatever the ranks and batches
+    image_id: str
+    patches: torch.Tensor  # [P,F]
+    boxes: None = None
 
 
 class CamCases:
@@ -26,7 +39,7 @@ class CamCases:
 
     def __init__(self, *, limit: int, least: int, layer: int) -> None:
         self.limit, self.least, self.layer = limit, least, layer
-        self.images: list[Pair] = []
+        self.images: list[CamImage] = []
         self.cases: list[PointingCase] = []
         self.size = (0, 0)
 
@@ -35,7 +48,7 @@ class CamCases:
         maps = grad_cam(network, batch["image"], range(len(FINDINGS)), layer=self.layer)
         places = maps.flatten(2).transpose(1, 2)  # B P F
         for image_id, of_image in zip(batch["image_id"], places.cpu(), strict=True):
-            self.images.append(Pair(text_number(image_id), image_id, of_image.clone(), torch.zeros(0, 0), 0))
+            self.images.append(CamImage(text_number(image_id), image_id, of_image.clone()))
         self.images = sorted(self.images, key=lambda image: image.order)[: self.limit]
         self.size = (batch["masks"].shape[2], batch["masks"].shape[3])
         shown = labelled(batch)

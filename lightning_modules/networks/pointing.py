@@ -11,6 +11,7 @@ Shapes: B images, P patches, D the aligner's space, H × W pixels, N cases.
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,7 +24,6 @@ from datamodules.reports.mentions import extract
 from lightning_modules.networks.alignment import cosines
 from lightning_modules.networks.bootstrap import resampled, weighted_mean
 from lightning_modules.networks.key_patches import mention_words
-from lightning_modules.networks.retrieval import Pair
 from lightning_modules.networks.tokenizer import Tokens
 
 SPREAD = 1 / 32  # of the image's side
@@ -41,6 +41,22 @@ class PointingCase:
     hit: bool
     contrast: float
     mask: np.ndarray  # packed bits of [H,W]
+
+
+class HasPatches(Protocol):
+    """One image's patches, on which other images' words are tried."""
+
+    @property
+    def image_id(self) -> str:
+        """Of the image."""
+
+    @property
+    def patches(self) -> Tensor:
+        """Unit vectors [P,D]."""
+
+    @property
+    def boxes(self) -> Tensor | None:
+        """[P,4] where patches choose their place."""
 
 
 def heat_maps(queries: Tensor, patches: Tensor, *, size: tuple[int, int], boxes: Tensor | None = None) -> Tensor:
@@ -260,13 +276,13 @@ def cases_of(
 
 def case_scores(
     cases: Sequence[PointingCase],
-    pairs: Sequence[Pair],
+    images: Sequence[HasPatches],
     *,
     size: tuple[int, int],
     least: int,
     intervals: bool = False,
 ) -> dict[str, float]:
-    """The pointing game over all cases; the other image of a case is one of the pairs, taken in turn."""
+    """The pointing game over all cases; the other image of a case is one of `images`, taken in turn."""
     if not cases:
         return {}
     pixels = size[0] * size[1]
@@ -277,8 +293,8 @@ def case_scores(
         masks = torch.from_numpy(bits).bool().view(-1, *size)
         others = []
         for i, case in enumerate(part, start=start):
-            other = pairs[i % len(pairs)]
-            others.append(pairs[(i + 1) % len(pairs)] if other.image_id == case.image_id else other)
+            other = images[i % len(images)]
+            others.append(images[(i + 1) % len(images)] if other.image_id == case.image_id else other)
         queries = torch.from_numpy(np.stack([case.query for case in part]))
         placed = [o.boxes for o in others if o.boxes is not None]
         maps = heat_maps(
