@@ -183,6 +183,11 @@ class Manifest:
         hashes = pd.util.hash_pandas_object(frame, index=False).to_numpy()
         return hashlib.sha256(f"{DIGEST_SCHEMA}:{self.source}:".encode() + hashes.tobytes()).hexdigest()
 
+    def split_digest(self) -> str:
+        """Sha256 over which image is in which split, whatever the order of the rows and what else they hold."""
+        pairs = sorted(zip(self.frame["image_id"], self.frame["split"], strict=True))
+        return hashlib.sha256("".join(f"{image_id}\t{split}\n" for image_id, split in pairs).encode()).hexdigest()
+
     def save(self, path: str | Path) -> None:
         """Write `path` (Parquet) and `path`.ledger.json, each under a temporary name first."""
         path = Path(path)

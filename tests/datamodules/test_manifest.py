@@ -1,5 +1,6 @@
 """The manifest: its checks, its round trip, its digest."""
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -92,6 +93,15 @@ def test_digest_depends_on_every_kind_of_column():
     for changes in ({"report": "clear"}, {"Edema": 0}, {"age": 40.0}, {"view": "PA"}, {"image": "c.png"}):
         assert make_manifest(rows(**changes), source="x").digest() != base
     assert make_manifest(rows(), source="y").digest() != base
+
+
+def test_split_digest_is_of_ids_and_splits_alone():
+    rows = [{"image": "", "image_id": i, "patient_id": i, "split": s} for i, s in (("b", "test"), ("a", "train"))]
+    digest = make_manifest(rows, source="x").split_digest()
+    assert digest == hashlib.sha256(b"a\ttrain\nb\ttest\n").hexdigest()
+    assert make_manifest([r | {"report": "Clear."} for r in rows[::-1]], source="y").split_digest() == digest
+    rows[1]["split"] = "test"
+    assert make_manifest(rows, source="x").split_digest() != digest
 
 
 def test_boxes_round_trip():
