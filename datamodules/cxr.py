@@ -156,7 +156,7 @@ class CXRDataModule(LightningDataModule):
 
     @property
     def clues_digest(self) -> str | None:
-        """Sha256 of the checkpoint that made the clue cache; None without a cache."""
+        """Sha256 of the key patches that the clue cache was fetched from; None without a cache."""
         return self._load_caches()["clues"].checkpoint_digest if self.clues else None
 
     def train_reports(self) -> list[str]:
@@ -189,7 +189,7 @@ class CXRDataModule(LightningDataModule):
         )
 
     def write_clues(
-        self, path: str | Path, *, image_ids: Sequence[str], clues: np.ndarray, checkpoint_digest: str
+        self, path: str | Path, *, image_ids: Sequence[str], clues: np.ndarray, key_patches_digest: str
     ) -> None:
         """Write the clues of this data, made of the codes of its token cache, see `datamodules.tokens.write_clues`."""
         if self.tokens is None:
@@ -202,7 +202,7 @@ class CXRDataModule(LightningDataModule):
             image_ids=image_ids,
             clues=clues,
             manifest_digest=self.clues_key,
-            checkpoint_digest=checkpoint_digest,
+            key_patches_digest=key_patches_digest,
             codes_total=codes.codes_total,
             positions_total=codes.values.shape[1] * codes.values.shape[2],
             pictures=self.pictures(image_ids),

@@ -1,4 +1,4 @@
-"""Codes and clues of a data set's images, cached under the digests of the data and of the checkpoint that made them.
+"""Codes and clues of a data set's images, cached under the digests of the data and of what made them.
 
 A cache is one safetensors file: the array, the image ids in the same order, and metadata. It is looked up by image id,
 so a subset of the data set may be served from it; a cache of other data, or of another size, is refused.
@@ -6,6 +6,7 @@ so a subset of the data set may be served from it; a cache of other data, or of 
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -80,7 +81,7 @@ def write_clues(
     image_ids: Sequence[str],
     clues: np.ndarray,
     manifest_digest: str,
-    checkpoint_digest: str,
+    key_patches_digest: str,
     codes_total: int,
     positions_total: int,
     pictures: Pictures | None = None,
@@ -92,7 +93,7 @@ def write_clues(
         image_ids: N distinct ids.
         clues: int [N, K, 2] of (code, position), both -1 where a row has fewer than K.
         manifest_digest: `CXRDataModule.clues_key` of the data whose reports fetched them.
-        checkpoint_digest: sha256 of the checkpoint that made them.
+        key_patches_digest: sha256 of the key-patch file that they were fetched from; it names its aligner.
         codes_total: number of entries of the codebook.
         positions_total: number of cells of the token grid, h × w.
         pictures: as in `write_tokens`.
@@ -105,7 +106,7 @@ def write_clues(
     _check_range(clues[..., 0], low=-1, high=codes_total, what="code", path=path)
     _check_range(clues[..., 1], low=-1, high=positions_total, what="position", path=path)
     facts = {"kind": "clues", "codes_total": str(codes_total), "positions_total": str(positions_total)}
-    facts |= {"manifest_digest": manifest_digest, "checkpoint_digest": checkpoint_digest}
+    facts |= {"manifest_digest": manifest_digest, "checkpoint_digest": key_patches_digest}
     _write(path, image_ids, clues.astype(np.int32), facts, pictures)
 
 
@@ -118,7 +119,7 @@ class TokenCache:
         values: the array as stored.
         index: image id → row of `values`.
         manifest_digest: of the data that it was made from.
-        checkpoint_digest: sha256 of the checkpoint that made it.
+        checkpoint_digest: sha256 of what made it: the codebook's checkpoint, or the key patches.
         codes_total: number of entries of the codebook.
         path: where it was read.
         pictures: what was known of the images that it was made from.
@@ -239,6 +240,20 @@ def _write(
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=facts | {"schema": str(SCHEMA)})
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata of a safetensors file in order: it is written in any, and equal caches are to be equal bytes."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        if len(text) != length:
+            raise ValueError(f"{path}: a header of {length} bytes became one of {len(text)}")
+        file.seek(8)
+        file.write(text)
 
 
 def _check_range(values: np.ndarray, *, low: int, high: int, what: str, path: str | Path) -> None:

@@ -10,42 +10,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.nn import functional
 
 from datamodules.manifest import Batch
-from datamodules.reports.mentions import extract
 from lightning_modules import stages
 from lightning_modules.classifier import FrozenFindingClassifier
 from lightning_modules.file_names import file_name
+from lightning_modules.key_patch_run import KeyPatchRun
 from lightning_modules.networks.alignment import (
     AlignerConfig,
     Alignment,
     AlignmentNetwork,
-    content_mask,
     cosines,
 )
 from lightning_modules.networks.alignment_cases import AlignmentCases
 from lightning_modules.networks.alignment_losses import LossWeights, alignment_losses
 from lightning_modules.networks.clue_origins import ClueOrigin, ClueSources, clue_origins
-from lightning_modules.networks.key_patch_build import (
-    Candidate,
-    KeyPatchBuilder,
-    KeyPatchOptions,
-    cells_of_box,
-    crop,
-    select,
-    write_atlas,
-    write_key_patches,
-)
-from lightning_modules.networks.key_patches import ClueRetriever, load_key_patches, mention_words
-from lightning_modules.networks.pointing import smoothed
-from lightning_modules.networks.ranks import gather_items
+from lightning_modules.networks.clue_retriever import ClueRetriever
+from lightning_modules.networks.key_patch_build import KeyPatchOptions
+from lightning_modules.networks.key_patch_files import load_key_patches
 from lightning_modules.networks.statements import prompts
 from lightning_modules.networks.tokenizer import Tokens, WordTokenizer, train_tokenizer
 from lightning_modules.networks.word_maps import WordMap, word_maps
@@ -102,8 +88,7 @@ class WordPatchAligner(LightningModule):
         self.clue_sources: ClueSources | None = None
         self.collected = AlignmentCases(limit=test_pairs, least=least_cases)
         self.prompt_words: dict[str, list[str]] = {}  # of the training reports
-        self.builder = KeyPatchBuilder(self.options)
-        self.splits: dict[str, str] = {}
+        self.key_patch_run: KeyPatchRun | None = None  # while predicting
 
     # The verbs
 
@@ -160,6 +145,8 @@ class WordPatchAligner(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Train the tokenizer on the training reports when fitting starts anew; all ranks get rank 0's."""
+        if self.key_patches is not None:
+            load_key_patches(self.key_patches, split_digest=self.trainer.datamodule.source.split_digest())  # type: ignore[attr-defined]
         if stage != "fit" or self.network is not None:
             return
         state, words = "", {}
@@ -274,20 +261,7 @@ class WordPatchAligner(LightningModule):
             if self.key_patches is not None and self.trainer.ckpt_path:
                 load_key_patches(self.key_patches, aligner_digest=stages.file_digest(str(self.trainer.ckpt_path)))
             return
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not self.trainer.ckpt_path:
-            raise ValueError(
-                "predict writes the key patches of a trained aligner, whose digest marks them: give --ckpt_path"
-            )
-        if data.tokens_digest is None:
-            raise ValueError(
-                "key patches are made of image codes, and the data has no token cache; make one with `python main.py "
-                "predict -c configs/base.yaml -c configs/codebook.yaml --ckpt_path=<codebook checkpoint>` and give it "
-                "as --data.init_args.tokens"
-            )
-        frame = data.manifest.frame
-        self.splits = dict(zip(frame["image_id"], frame["split"], strict=True))
-        self.builder = KeyPatchBuilder(self.options)
+        self.key_patch_run = KeyPatchRun(self.trainer, self.options)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, list[str]]:
         """Collect word-patches of the batch's training images and return these images' ids; others are passed over.
@@ -296,94 +270,15 @@ class WordPatchAligner(LightningModule):
         """
         if self.predict_output == "heat_maps":
             return {"picture": [file_name(image_id, suffix=".png") for image_id in batch["image_id"]]}
-        train = [b for b, image_id in enumerate(batch["image_id"]) if self.splits[image_id] == "train"]
-        if train:
-            self._add(batch, train)
-        return {"image_id": [batch["image_id"][b] for b in train]}
-
-    def _add(self, batch: Batch, rows: list[int]) -> None:
-        network, tokens = self._network(), self._tokens(batch["report"])
-        (patches, boxes), words = network.located_patches(batch["image"]), network.words(tokens).vectors
-        similarity = cosines(words, patches)
-        best = similarity.max(dim=-1).values  # B W
-        content = content_mask(tokens).to(self.device)
-        pair_scores = ((best * content).sum(dim=1) / content.sum(dim=1)).tolist()
-        height, width = batch["codes"].shape[1:]
-        for b in rows:
-            codes = batch["codes"][b].flatten().tolist()
-            found = []
-            for mention in extract(batch["report"][b]):
-                inside = [i for i in mention_words(mention, tokens.spans[b]) if content[b, i]]
-                if mention.status == "absent" or not inside:
-                    continue
-                score, place = smoothed(similarity[b, inside].mean(dim=0)[None])[0].max(dim=0)
-                p = int(place)
-                x0, y0, x1, y1 = boxes[b, p].tolist()
-                box = (x0, y0, x1, y1)
-                cells = cells_of_box(box, height=height, width=width, coverage=self.options.coverage)
-                word = functional.normalize(words[b, inside].mean(dim=0), dim=0)
-                found.append(
-                    Candidate(
-                        word=mention.word,
-                        score=float(score),
-                        pair_score=pair_scores[b],
-                        side=mention.side or "",
-                        image_id=batch["image_id"][b],
-                        study_id=batch["study_id"][b],
-                        patient_id=batch["patient_id"][b],
-                        box=box,
-                        feature=functional.normalize(word + patches[b, p], dim=0).cpu().numpy(),
-                        codes=tuple(codes[cell] for cell in cells),
-                        positions=tuple(cells),
-                        pixels=crop(batch["image"][b, 0], box, around=self.config.resolution // 6)
-                        if self.options.atlas
-                        else None,
-                    )
-                )
-            self.builder.add(found, split=self.splits[batch["image_id"][b]])
+        assert self.key_patch_run is not None
+        return self.key_patch_run.add(batch, network=self._network(), tokenize=self._tokens)
 
     def on_predict_epoch_end(self) -> None:
-        """Write key_patches.safetensors, key_patches.jsonl, atlas.png and clues.safetensors to `default_root_dir`."""
+        """Write the key patches, and the clues that all reports fetch from them, to `default_root_dir`."""
         if self.predict_output == "heat_maps":
             return
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        root = Path(self.trainer.default_root_dir)
-        pairs, floor = self.builder.candidates()
-        self.builder = KeyPatchBuilder(self.options)
-        entries = select(gather_items(pairs), gather_items(floor), options=self.options)
-        digest = stages.file_digest(str(self.trainer.ckpt_path))
-        path = root / "key_patches.safetensors"
-        if self.trainer.is_global_zero:
-            digests = {"aligner": digest, "tokens": data.tokens_digest, "manifest": data.manifest.digest()}
-            write_key_patches(entries, path, digests=digests, options=self.options)
-            if self.options.atlas:
-                write_atlas(entries, root / "atlas.png")
-        self.trainer.strategy.barrier("key_patches")
+        assert self.key_patch_run is not None
+        path = self.key_patch_run.write()
         self._load_key_patches(path)
-        clues = self._all_clues(data.manifest.frame)
-        if self.trainer.is_global_zero:
-            image_ids = list(clues)
-            data.write_clues(
-                path=root / "clues.safetensors",
-                image_ids=image_ids,
-                clues=np.stack([clues[image_id] for image_id in image_ids]),
-                checkpoint_digest=digest,
-            )
-            filled = np.mean([(row[:, 0] >= 0).mean() for row in clues.values()])
-            rank_zero_info(
-                f"wrote {len(entries)} key patches of {len({e.word for e in entries})} words to {path} and the clues "
-                f"of {len(clues)} images (on average {filled:.0%} of {self.options.clue_tokens} tokens filled)"
-            )
-        self.trainer.strategy.barrier("clues")
-
-    def _all_clues(self, frame: Any, *, step: int = 128) -> dict[str, np.ndarray]:
-        """The clues of every row by image id, from the key patches of other patients; each rank fetches its share."""
-        rows = list(zip(frame["image_id"], frame["report"], frame["patient_id"], strict=True))
-        share = rows[self.trainer.global_rank :: self.trainer.world_size]
-        found = []
-        for start in range(0, len(share), step):
-            part = share[start : start + step]
-            clues = self.clues([row[1] for row in part], exclude_patients=[row[2] for row in part]).cpu().numpy()
-            found += [(row[0], clue) for row, clue in zip(part, clues, strict=True)]
-        by_id = dict(gather_items(found))
-        return {row[0]: by_id[row[0]] for row in rows}
+        self.key_patch_run.write_clues(self.clues, path)
+        self.key_patch_run = None

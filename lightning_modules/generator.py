@@ -25,7 +25,9 @@ from datamodules.reports.labels import FINDINGS, VIEWS
 from lightning_modules import stages
 from lightning_modules.file_names import file_name
 from lightning_modules.networks.alignment import AlignerConfig
-from lightning_modules.networks.key_patches import ClueRetriever, KeyPatchConfig, load_key_patches
+from lightning_modules.networks.clue_retriever import ClueRetriever
+from lightning_modules.networks.key_patch_files import load_key_patches
+from lightning_modules.networks.key_patches import KeyPatchConfig
 from lightning_modules.networks.masked_generator import Condition, GeneratorConfig, MaskedGenerator
 from lightning_modules.networks.ranks import gather_items
 from lightning_modules.networks.sampling import SamplingConfig, sample_codes, seeded_uniform
@@ -100,8 +102,9 @@ class CXRGenerator(LightningModule):
         if self.parts is None:
             codebook = stages.open_stage(self._path("codebook"), stage="codebook")
             aligner = stages.open_stage(self._path("aligner"), stage="aligner")
+            path, splits = self._path("key_patches"), self.trainer.datamodule.source.split_digest()  # type: ignore[attr-defined]
             config, arrays = load_key_patches(
-                self._path("key_patches"), tokens_digest=codebook.digest, aligner_digest=aligner.digest
+                path, tokens_digest=codebook.digest, aligner_digest=aligner.digest, split_digest=splits
             )
             self._build(
                 {
@@ -109,7 +112,7 @@ class CXRGenerator(LightningModule):
                     "aligner": aligner.config["network"],
                     "key_patches": dataclasses.asdict(config),
                     "tokenizer": aligner.extra["tokenizer"],
-                    "digests": {"codebook": codebook.digest, "aligner": aligner.digest},
+                    "digests": {"codebook": codebook.digest, "key_patches": stages.file_digest(path)},
                 }
             )
             self.vqgan.load_state_dict(codebook.weights("network."))
@@ -157,6 +160,8 @@ class CXRGenerator(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the network that the checkpoint's weights belong to."""
         stages.check_stage(checkpoint, stage="generator")
+        if "key_patches" not in checkpoint[stages.KEY]["parts"]["digests"]:
+            raise ValueError("the checkpoint is of a former generator, whose key patches were others; train it again")
         self._build(checkpoint[stages.KEY]["parts"])
 
     def on_fit_start(self) -> None:
@@ -172,22 +177,20 @@ class CXRGenerator(LightningModule):
         self._check_caches()
 
     def _check_caches(self) -> None:
-        """Refuse cached codes or clues that other checkpoints made than those that this generator holds."""
-        self._require_network()
-        assert self.parts is not None
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        for cache, stage in (("tokens", "codebook"), ("clues", "aligner")):
-            made_by, held = getattr(data, f"{cache}_digest"), self.parts["digests"][stage]
+        """Refuse cached codes or clues of another codebook, or other key patches, than this generator holds."""
+        parts = self._require_network()
+        for cache, maker, stage in (("tokens", "codebook", "codebook"), ("clues", "key_patches", "aligner")):
+            made_by, held = getattr(self.trainer.datamodule, f"{cache}_digest"), parts["digests"][maker]  # type: ignore[attr-defined]
             if made_by is not None and made_by != held:
                 raise ValueError(
-                    f"the {cache} cache was made by the {stage} checkpoint {made_by[:12]}, but this generator holds "
-                    f"{held[:12]}: the {stage} changed; make the cache again with `python main.py predict -c "
-                    f"configs/base.yaml -c configs/{stage}.yaml --ckpt_path <{stage} checkpoint>`"
+                    f"the {cache} cache was made from the {maker} {made_by[:12]}, the generator holds {held[:12]}: run "
+                    f"`python main.py predict -c configs/base.yaml -c configs/{stage}.yaml --ckpt_path <checkpoint>`"
                 )
 
-    def _require_network(self) -> None:
+    def _require_network(self) -> dict[str, Any]:
         if self.parts is None:
             raise ValueError("the generator has no weights: give --ckpt_path, the file that `fit` wrote")
+        return self.parts
 
     def condition(self, report: list[str], view: Tensor, clues: Tensor) -> Condition:
         """The network's condition from texts; clues int64 [B,K,2] as `ClueRetriever.clues` gives them."""

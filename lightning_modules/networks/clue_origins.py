@@ -4,14 +4,15 @@ Shapes: E entries, C cells an entry.
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from pyarrow import parquet
 from safetensors import safe_open
 from torch import Tensor
 
-from lightning_modules.networks.key_patches import SIDES, ClueRetriever
+from lightning_modules.networks.clue_retriever import ClueRetriever
+from lightning_modules.networks.key_patches import SIDES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +59,10 @@ class ClueSources:
         with safe_open(str(path), framework="pt") as file:
             self.boxes: Tensor = file.get_tensor("boxes")
             self.grid = grid_side(self.boxes, file.get_tensor("positions"))
-        table = path.with_suffix(".jsonl")
+        table = path.with_suffix(".parquet")
         self.image_ids: list[str | None] = [None] * len(self.boxes)
         if table.is_file():
-            self.image_ids = [json.loads(line)["image_id"] for line in table.read_text().splitlines()]
+            self.image_ids = parquet.read_table(table, columns=["image_id"])["image_id"].to_pylist()
         if len(self.image_ids) != len(self.boxes):
             raise ValueError(
                 f"{table} lists {len(self.image_ids)} entries, {path} holds {len(self.boxes)}: they are of two runs; "

@@ -1,4 +1,4 @@
-"""Choosing and writing the key patches: best pairs, best word-patches, a quota a word; training studies only.
+"""Choosing the key patches: best pairs, best word-patches, a quota a word; training studies only.
 
 `KeyPatchBuilder` sees every training pair once and keeps what may still be chosen, so its memory does not grow with the
 data set. Ranks hand their candidates to `select`, whose result does not depend on their order.
@@ -6,19 +6,11 @@ data set. Ranks hand their candidates to `select`, whose result does not depend 
 
 import dataclasses
 import heapq
-import json
-import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
-import torch
-from PIL import Image, ImageDraw
-from safetensors.torch import save_file
-from torch import Tensor
-
-from lightning_modules.networks.key_patches import SCHEMA, SIDES, patient_hash
 
 Box = tuple[float, float, float, float]
 
@@ -36,8 +28,11 @@ class KeyPatchOptions:
         coverage: a codebook cell belongs to a patch that covers at least this share of it.
         clue_entries: most entries fetched for one report.
         clue_tokens: fixed number of (code, position) pairs a report gets.
-        atlas: write a picture of the entries of the most frequent words. It shows pixels of *training images*: turn it
-            off where these may not leave the data store.
+        pixels: keep each entry's crop as a PNG in the Parquet table. An entry is VQ codes, which the codebook's decoder
+            turns into something like its pixels; a crop is the pixels themselves, of a *training image*, beside the ids
+            of its study and patient. Nothing here reads them: keep them only to look at entries one by one.
+        atlas: write a picture of the best entries of some words. It shows pixels of training images too, without ids:
+            turn it off where these may not leave the data store.
     """
 
     top_pairs: int = 1000
@@ -47,7 +42,18 @@ class KeyPatchOptions:
     coverage: float = 0.5
     clue_entries: int = 10
     clue_tokens: int = 24
+    pixels: bool = False
     atlas: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("top_pairs", "top_words", "word_quota", "clue_entries", "clue_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"key_patch_options.{name} is {getattr(self, name)}; expected at least 1")
+        if self.word_floor < 0 or not 0 < self.coverage <= 1:
+            raise ValueError(
+                f"key_patch_options: word_floor {self.word_floor} and coverage {self.coverage}; expected at least 0, "
+                "and a share above 0 and up to 1"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,17 +62,20 @@ class Candidate:
 
     Attributes:
         word: the mention's canonical word.
+        kind: "pathology" or "anatomy".
         score: cosine of the word with the patch.
         pair_score: text→image score of its image-report pair.
         side: "left", "right" or "" as the report says.
         box: of the patch, in fractions of the image.
-        feature: unit vector [D].
+        feature: unit vector [D], of the word and the patch.
+        word_half: unit vector [D], of the word alone.
         codes: VQ codes of the covered cells.
         positions: their places in the codebook's grid, row * w + column.
-        pixels: uint8 [h,w] of the patch, None unless an atlas is wanted.
+        pixels: uint8 [h,w] of the patch and what is around it, None unless an option asks for them.
     """
 
     word: str
+    kind: Literal["pathology", "anatomy"]
     score: float
     pair_score: float
     side: str
@@ -75,22 +84,15 @@ class Candidate:
     patient_id: str
     box: Box
     feature: np.ndarray
+    word_half: np.ndarray
     codes: tuple[int, ...]
     positions: tuple[int, ...]
     pixels: np.ndarray | None = None
 
     @property
-    def key(self) -> tuple[float, str, str, Box]:
-        """Best first, and the same order on every rank."""
-        return (-self.score, self.image_id, self.word, self.box)
-
-
-def crop(image: Tensor, box: tuple[float, ...], *, around: int) -> np.ndarray:
-    """The pixels of a box (fractions) and of `around` pixels beside it, uint8, from image float [S,S] in [-1,1]."""
-    size = image.shape[-1]
-    x0, y0, x1, y1 = (round(edge * size) for edge in box)
-    part = image[max(0, y0 - around) : y1 + around, max(0, x0 - around) : x1 + around]
-    return ((part.float() + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
+    def key(self) -> tuple[float, str, str, str, Box]:
+        """Best first, and the same order on every rank; no two entries have the same."""
+        return (-self.score, self.image_id, self.word, self.side, self.box)
 
 
 def cells_of_box(box: Box, *, height: int, width: int, coverage: float = 0.5) -> list[int]:
@@ -114,9 +116,12 @@ class KeyPatchBuilder:
         self.options = options
         self.pairs: list[tuple[float, str, list[Candidate]]] = []  # a heap, worst pair first
         self.floor: dict[str, list[Candidate]] = defaultdict(list)  # best candidates of each word
+        self.seen: set[str] = set()
 
     def add(self, candidates: Sequence[Candidate], *, split: str) -> None:
-        """Take the word-patches of one image-report pair.
+        """Take the word-patches of one image-report pair; one that was taken before is passed over.
+
+        A sampler that makes ranks even repeats samples.
 
         Raises:
             ValueError: if the study is not of the training split: validation and test pixels must never become clues.
@@ -129,6 +134,9 @@ class KeyPatchBuilder:
                 f"study {first.study_id} (image {first.image_id}) is of split {split!r}: key patches are taken from "
                 "split 'train' only; check the data set's split column"
             )
+        if first.image_id in self.seen:
+            return
+        self.seen.add(first.image_id)
         best: dict[tuple[str, str], Candidate] = {}
         for candidate in sorted(candidates, key=lambda c: c.key):
             best.setdefault((candidate.word, candidate.side), candidate)
@@ -158,10 +166,16 @@ def select(
 ) -> list[Candidate]:
     """The entries: `top_pairs` pairs by pair score, `top_words` of each, `word_quota` a word, at least `word_floor`.
 
+    A pair that several ranks hand over counts once.
+
     Returns:
         Sorted by word, then from best to worst.
+
+    Raises:
+        ValueError: if there is none.
     """
-    ranked = sorted((list(p) for p in pairs), key=lambda p: (-p[0].pair_score, p[0].image_id))[: options.top_pairs]
+    distinct = {pair[0].image_id: pair for pair in pairs}
+    ranked = sorted(distinct.values(), key=lambda p: (-p[0].pair_score, p[0].image_id))[: options.top_pairs]
     of_word: dict[str, dict[tuple, Candidate]] = defaultdict(dict)
     for pair in ranked:
         for candidate in sorted(pair, key=lambda c: c.key)[: options.top_words]:
@@ -173,91 +187,9 @@ def select(
         entries = chosen.setdefault(candidate.word, {})
         if len(entries) < min(options.word_floor, options.word_quota):
             entries[candidate.key] = candidate
-    return [chosen[word][key] for word in sorted(chosen) for key in sorted(chosen[word])]
-
-
-def write_key_patches(
-    entries: Sequence[Candidate], path: str | Path, *, digests: Mapping[str, str], options: KeyPatchOptions
-) -> None:
-    """Write `path` (safetensors) and the same name with .jsonl, one readable line an entry.
-
-    Args:
-        entries: from `select`; at least one.
-        path: of the safetensors file; `load_key_patches` reads it.
-        digests: of the aligner's checkpoint, the codebook tokens and the manifest: kept in the metadata.
-        options: how many entries and tokens a report fetches: kept in the metadata, so that all fetch alike.
-
-    Raises:
-        ValueError: if there is no entry.
-    """
-    if not entries:
+    if not chosen:
         raise ValueError(
             "no key patch was found: no training report has a mention that is not negated; check the report column and "
             "`python -m datamodules doctor`"
         )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    words = sorted({entry.word for entry in entries})
-    cells = max(len(entry.codes) for entry in entries)
-
-    def padded(rows: Iterable[Sequence[int]]) -> Tensor:
-        return torch.tensor([[*row, *[-1] * (cells - len(row))] for row in rows])
-
-    arrays = {
-        "features": torch.from_numpy(np.stack([entry.feature for entry in entries])).float(),
-        "codes": padded(entry.codes for entry in entries),
-        "positions": padded(entry.positions for entry in entries),
-        "word": torch.tensor([words.index(entry.word) for entry in entries]),
-        "side": torch.tensor([SIDES.get(entry.side, -1) for entry in entries]),
-        "patient": torch.tensor([patient_hash(entry.patient_id) for entry in entries]),
-        "boxes": torch.tensor([entry.box for entry in entries]),
-        "scores": torch.tensor([entry.score for entry in entries]),
-    }
-    metadata = {"schema": str(SCHEMA), "split": "train", "words": json.dumps(words), **digests}
-    metadata |= {"clue_entries": str(options.clue_entries), "clue_tokens": str(options.clue_tokens)}
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(arrays, temporary, metadata=metadata)
-    os.replace(temporary, path)
-    lines = [
-        json.dumps(
-            {
-                "word": entry.word,
-                "side": entry.side,
-                "score": round(entry.score, 6),
-                "image_id": entry.image_id,
-                "study_id": entry.study_id,
-                "patient_id": entry.patient_id,
-                "box": [round(x, 6) for x in entry.box],
-                "codes": list(entry.codes),
-                "positions": list(entry.positions),
-            }
-        )
-        for entry in entries
-    ]
-    table = path.with_suffix(".jsonl")
-    temporary = table.with_name(table.name + ".tmp")
-    temporary.write_text("\n".join(lines) + "\n")
-    os.replace(temporary, table)
-
-
-def write_atlas(
-    entries: Sequence[Candidate], path: str | Path, *, words: int = 16, patches: int = 8, size: int = 48
-) -> None:
-    """Draw the best patches of the words with most entries, one row a word; entries without pixels are left out."""
-    of_word: dict[str, list[Candidate]] = defaultdict(list)
-    for entry in entries:
-        if entry.pixels is not None:
-            of_word[entry.word].append(entry)
-    rows = sorted(of_word.items(), key=lambda item: (-len(item[1]), item[0]))[:words]
-    margin = 150
-    picture = Image.new("L", (margin + patches * (size + 4), max(1, len(rows)) * (size + 4)), 0)
-    draw = ImageDraw.Draw(picture)
-    for r, (word, of_one) in enumerate(rows):
-        draw.text((4, r * (size + 4) + size // 2 - 6), f"{word} ({len(of_one)})"[:26], fill=255)
-        for c, entry in enumerate(sorted(of_one, key=lambda e: e.key)[:patches]):
-            tile = Image.fromarray(np.asarray(entry.pixels)).resize((size, size), Image.Resampling.BICUBIC)
-            picture.paste(tile, (margin + c * (size + 4), r * (size + 4)))
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    picture.save(temporary, format="PNG")
-    os.replace(temporary, path)
+    return [chosen[word][key] for word in sorted(chosen) for key in sorted(chosen[word])]

@@ -196,11 +196,11 @@ def test_codes_and_clues_come_by_image_id(make, tmp_path):
     tokens_path, clues_path = tmp_path / "t.safetensors", tmp_path / "c.safetensors"
     plain.write_tokens(tokens_path, image_ids=ids, codes=codes, checkpoint_digest="book", codes_total=24)
     with pytest.raises(ValueError, match=r"name its token cache with --data.init_args.tokens"):
-        plain.write_clues(clues_path, image_ids=ids, clues=clues, checkpoint_digest="ali")
+        plain.write_clues(clues_path, image_ids=ids, clues=clues, key_patches_digest="ali")
     with_tokens = make(tokens=str(tokens_path), images=False)
     with pytest.raises(ValueError, match=r"positions are expected in \[-1, 4\) and found in \[1, 4\]"):
-        with_tokens.write_clues(clues_path, image_ids=ids, clues=np.add(clues, [0, 1]), checkpoint_digest="ali")
-    with_tokens.write_clues(clues_path, image_ids=ids, clues=clues, checkpoint_digest="ali")
+        with_tokens.write_clues(clues_path, image_ids=ids, clues=np.add(clues, [0, 1]), key_patches_digest="ali")
+    with_tokens.write_clues(clues_path, image_ids=ids, clues=clues, key_patches_digest="ali")
     # Served to a subset, without images.
     data = make(tokens=str(tokens_path), clues=str(clues_path), views=["PA"], images=False)
     data.prepare_data()

@@ -1,11 +1,11 @@
 """WordPatchAligner through a real Trainer: it learns, keeps its checkpoint, makes key patches of training studies."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import lightning
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,9 +15,11 @@ from datamodules.reports.mentions import extract
 from datamodules.tokens import TokenCache
 from lightning_modules import stages
 from lightning_modules.aligner import WordPatchAligner
+from lightning_modules.key_patch_run import KeyPatchRun
 from lightning_modules.networks.alignment import AlignerConfig
 from lightning_modules.networks.alignment_losses import LossWeights
 from lightning_modules.networks.key_patch_build import KeyPatchOptions
+from lightning_modules.networks.key_patch_files import read_facts
 
 TINY = AlignerConfig(
     resolution=16,
@@ -115,7 +117,7 @@ def test_metrics_and_their_references(made: tuple[Path, dict[str, float]]) -> No
 
 def test_key_patches_come_from_training_studies_only(made: tuple[Path, dict[str, float]]) -> None:
     folder = made[0]
-    lines = [json.loads(line) for line in (folder / "key_patches.jsonl").read_text().splitlines()]
+    lines = pd.read_parquet(folder / "key_patches.parquet").to_dict("records")
     frame = data(folder).manifest.frame.set_index("image_id")
     assert {frame.loc[line["image_id"], "split"] for line in lines} == {"train"}
     counts = {word: sum(line["word"] == word for line in lines) for word in {line["word"] for line in lines}}
@@ -123,9 +125,9 @@ def test_key_patches_come_from_training_studies_only(made: tuple[Path, dict[str,
     codes = TokenCache.load(folder / "tokens.safetensors", kind="codes")
     for line in lines:
         grid = codes.values[codes.index[line["image_id"]]].reshape(-1)
-        assert line["codes"] == [int(grid[position]) for position in line["positions"]]
+        assert line["codes"].tolist() == [int(grid[position]) for position in line["positions"]]
         x0, y0, _, _ = line["box"]
-        assert line["positions"] == [round(y0 * 4) * 4 + round(x0 * 4)]  # patch grid = code grid here
+        assert line["positions"].tolist() == [round(y0 * 4) * 4 + round(x0 * 4)]  # patch grid = code grid here
         asserted = {m.word for m in extract(frame.loc[line["image_id"], "report"]) if m.status != "absent"}
         assert line["word"] in asserted
     arrays = load_file(folder / "key_patches.safetensors")
@@ -136,7 +138,14 @@ def test_key_patches_come_from_training_studies_only(made: tuple[Path, dict[str,
 def test_clue_cache_agrees_with_the_verb_and_leaves_out_the_patient(made: tuple[Path, dict[str, float]]) -> None:
     folder = made[0]
     cache = TokenCache.load(folder / "clues.safetensors", kind="clues", manifest_digest=data(folder).clues_key)
-    assert cache.checkpoint_digest == stages.file_digest(folder / "aligner.ckpt")
+    assert cache.checkpoint_digest == stages.file_digest(folder / "key_patches.safetensors")
+    made = read_facts(folder / "key_patches.safetensors")["digests"]
+    assert made == {
+        "aligner": stages.file_digest(folder / "aligner.ckpt"),
+        "tokens": "c" * 64,
+        "manifest": data(folder).manifest.digest(),
+        "splits": data(folder).source.split_digest(),
+    }
     module = WordPatchAligner.load_from_checkpoint(
         folder / "aligner.ckpt", map_location="cpu", key_patches=str(folder / "key_patches.safetensors")
     ).eval()
@@ -145,7 +154,7 @@ def test_clue_cache_agrees_with_the_verb_and_leaves_out_the_patient(made: tuple[
     wanted = module.clues(reports, exclude_patients=patients)
     assert wanted.shape == (8, 24, 2)
     assert np.array_equal(cache.values[[cache.index[i] for i in frame["image_id"]]], wanted.numpy())
-    lines = [json.loads(line) for line in (folder / "key_patches.jsonl").read_text().splitlines()]
+    lines = pd.read_parquet(folder / "key_patches.parquet").to_dict("records")
     fetched = module.retriever[0].fetch(reports, exclude_patients=patients)
     assert any(fetched)
     for patient, report, row in zip(patients, reports, fetched, strict=True):
@@ -183,7 +192,7 @@ def test_heat_maps_are_named_for_any_split_and_need_the_aligner_s_own_key_patche
     frame = served.manifest.frame
     assert sorted(name for batch in named for name in batch["picture"]) == sorted(frame["image_id"] + ".png")
     assert not list(tmp_path.glob("*.safetensors"))
-    lines = [json.loads(line) for line in (folder / "key_patches.jsonl").read_text().splitlines()]
+    lines = parquet.read_table(folder / "key_patches.parquet").to_pylist()
     reports, patients = frame["report"].tolist()[:8], frame["patient_id"].tolist()[:8]
     origins = module.explain_clues(reports, exclude_patients=patients)
     assert any(origins)
@@ -202,20 +211,41 @@ def test_heat_maps_are_named_for_any_split_and_need_the_aligner_s_own_key_patche
         trainer(tmp_path).predict(module, served, ckpt_path=tmp_path / "other.ckpt")
 
 
-def test_a_planted_test_study_is_passed_over(made: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("split", ["validate", "test"])
+def test_a_planted_study_of_another_split_is_passed_over(
+    made: tuple[Path, dict[str, float]], tmp_path: Path, split: str
+) -> None:
+    """All studies of a batch but one are of another split: nothing of them comes near the codebook."""
     folder = made[0]
     module = WordPatchAligner.load_from_checkpoint(folder / "aligner.ckpt", map_location="cpu").eval()
     served = data(folder, tokens=str(folder / "tokens.safetensors"))
+    predicting = trainer(tmp_path)
+    predicting.datamodule = served  # type: ignore[attr-defined]
+    predicting.ckpt_path = folder / "aligner.ckpt"
     served.setup("predict")
     batch = next(iter(served.predict_dataloader()))
-    module.splits = dict.fromkeys(batch["image_id"], "test")
-    module.predict_step(batch, 0)
-    assert module.builder.candidates() == ([], [])
-    module.splits[batch["image_id"][0]] = "train"
-    with torch.no_grad():
-        module.predict_step(batch, 0)
-    pairs, _ = module.builder.candidates()
-    assert {c.image_id for pair in pairs for c in pair} <= {batch["image_id"][0]}
+    run = KeyPatchRun(predicting, KeyPatchOptions())
+    run.splits = dict.fromkeys(batch["image_id"], split)
+    module.key_patch_run = run
+    assert module.predict_step(batch, 0) == {"image_id": []}
+    assert run.builder.candidates() == ([], [])
+    kept = next(i for i, report in enumerate(batch["report"]) if extract(report))
+    run.splits[batch["image_id"][kept]] = "train"
+    assert module.predict_step(batch, 0) == {"image_id": [batch["image_id"][kept]]}
+    pairs, floor = run.builder.candidates()
+    assert {c.image_id for c in [*pairs[0], *floor]} == {batch["image_id"][kept]}
+
+
+def test_key_patches_of_other_splits_are_refused(made: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+    """Another seed of the phantom has other patients: as if one study had moved from training to test."""
+    folder = made[0]
+    module = WordPatchAligner.load_from_checkpoint(
+        folder / "aligner.ckpt", map_location="cpu", key_patches=str(folder / "key_patches.safetensors")
+    )
+    trainer(folder).test(module, data(folder), verbose=False)
+    other = data(tmp_path, layout_options={"studies": 60, "seed": 4})
+    with pytest.raises(ValueError, match="a training study of then may be a test study now"):
+        trainer(tmp_path).test(module, other, verbose=False)
 
 
 def test_it_learns_eight_pairs_by_heart(tmp_path: Path) -> None:

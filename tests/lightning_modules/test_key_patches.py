@@ -1,0 +1,75 @@
+"""The search of the key-patch codebook, against a plain loop over all entries."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from lightning_modules.networks.key_patches import KeyPatchCodebook, KeyPatchConfig, patient_hash
+
+
+def unit(*shape: int, generator: torch.Generator) -> Tensor:
+    return functional.normalize(torch.randn(*shape, generator=generator), dim=-1)
+
+
+def codebook(entries: int, *, words: int, seed: int = 0, dim: int = 8) -> KeyPatchCodebook:
+    g = torch.Generator().manual_seed(seed)
+    book = KeyPatchCodebook(KeyPatchConfig(entries, 1, dim, tuple(f"word {i:03d}" for i in range(words))))
+    drawn = {
+        "features": unit(entries, dim, generator=g),
+        "word": torch.randint(words, (entries,), generator=g),
+        "side": torch.randint(-1, 2, (entries,), generator=g),
+        "patient": torch.randint(1, 5, (entries,), generator=g),
+        "centres": unit(words, dim, generator=g),
+        "pathology": torch.arange(words) % 2 == 0,
+    }
+    book.load_state_dict(book.state_dict() | drawn)
+    return book
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 999),
+    entries=st.integers(1, 60),
+    words=st.integers(1, 6),
+    queries=st.integers(1, 70),
+    count=st.integers(1, 12),
+)
+def test_the_same_as_a_loop(seed: int, entries: int, words: int, queries: int, count: int) -> None:
+    book = codebook(entries, words=words, seed=seed)
+    g = torch.Generator().manual_seed(seed + 1)
+    features = unit(queries, 8, generator=g)
+    asked = torch.randint(words, (queries,), generator=g)
+    sides = torch.randint(-1, 2, (queries,), generator=g)
+    patients = torch.randint(0, 5, (queries,), generator=g)
+    scores, found = book.retrieve(features, asked, sides, patients, count=count)
+    assert scores.shape == found.shape == (queries, min(count, int(book.word.bincount().max())))
+    for q in range(queries):
+        right = [
+            e
+            for e in range(entries)
+            if book.word[e] == asked[q]
+            and not (sides[q] >= 0 and book.side[e] >= 0 and sides[q] != book.side[e])
+            and not (patients[q] != 0 and patients[q] == book.patient[e])
+        ]
+        cosines = (book.features[right] @ features[q]).tolist() if right else []
+        best = sorted(zip(cosines, right, strict=True), reverse=True)[: scores.shape[1]]
+        kept = scores[q] > float("-inf")
+        assert kept.sum() == len(best)
+        assert scores[q][kept].tolist() == pytest.approx([score for score, _ in best], abs=1e-5)
+        assert found[q][kept].tolist() == [entry for _, entry in best]
+
+
+def test_nearest_word_among_those_allowed() -> None:
+    book = codebook(4, words=3, dim=8)
+    query = book.centres[[1, 1, 1]]
+    allowed = torch.tensor([[True, True, True], [True, False, False], [False, False, False]])
+    cosine, word = book.nearest_words(query, allowed)
+    assert word[:2].tolist() == [1, 0]
+    assert cosine.tolist() == pytest.approx([1.0, float(book.centres[0] @ book.centres[1]), float("-inf")])
+
+
+def test_a_patient_has_the_same_number_everywhere() -> None:
+    assert patient_hash("p10000032") == -2556966255663743717
