@@ -56,6 +56,15 @@ def data(folder: Path, **options: object) -> CXRDataModule:
     return CXRDataModule(**(settings | {"cache_dir": str(folder / "cache")} | options))
 
 
+def with_tokens(folder: Path, **options: object) -> CXRDataModule:
+    """The data with a cache of random codes, on a grid as coarse as the aligner's."""
+    served, path = data(folder, **options), folder / "tokens.safetensors"
+    ids = served.manifest.frame["image_id"].tolist()
+    codes = np.random.default_rng(0).integers(0, 64, (len(ids), 4, 4))
+    served.write_tokens(path, image_ids=ids, codes=codes, checkpoint_digest="c" * 64, codes_total=64)
+    return data(folder, **options, tokens=str(path))
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
     """A folder with an aligner checkpoint, a token cache, key patches and clues; and the test metrics."""
@@ -70,16 +79,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, floa
     path = folder / "aligner.ckpt"
     fit.save_checkpoint(path)
     (metrics,) = trainer(folder).test(module, data(folder, masks=True), ckpt_path=path, verbose=False)
-    rows = served.manifest.frame
-    codes = np.random.default_rng(0).integers(0, 64, (len(rows), 4, 4))
-    served.write_tokens(
-        folder / "tokens.safetensors",
-        image_ids=rows["image_id"].tolist(),
-        codes=codes,
-        checkpoint_digest="c" * 64,
-        codes_total=64,
-    )
-    tokens = data(folder, tokens=str(folder / "tokens.safetensors"))
+    tokens = with_tokens(folder)
     trainer(folder).predict(module, tokens, ckpt_path=path, return_predictions=False)
     return folder, dict(metrics)
 
@@ -234,6 +234,31 @@ def test_a_planted_study_of_another_split_is_passed_over(
     assert module.predict_step(batch, 0) == {"image_id": [batch["image_id"][kept]]}
     pairs, floor = run.builder.candidates()
     assert {c.image_id for c in [*pairs[0], *floor]} == {batch["image_id"][kept]}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_every_build_is_the_same_bit_for_bit(made: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+    """Twice on one rank, in other batches, and on two ranks, which share 150 studies and two chunks of clues."""
+    served = with_tokens(tmp_path, layout_options={"studies": 150, "seed": 5})
+    options = KeyPatchOptions(top_pairs=30, top_words=5, word_quota=9, word_floor=2, pixels=True)
+    two_ranks = {"devices": 2, "strategy": "ddp_spawn"}
+    written = {}
+    for name, batch_size, ranks in (("one", 16, {}), ("again", 16, {}), ("batches", 7, {}), ("two", 16, two_ranks)):
+        path = made[0] / "aligner.ckpt"
+        module = WordPatchAligner.load_from_checkpoint(
+            path,
+            map_location="cpu",
+            key_patch_options=options,
+            optimizer=torch.optim.AdamW,  # the default cannot be sent to ranks
+        )
+        served = data(tmp_path, layout_options={"studies": 150, "seed": 5}, tokens=served.tokens, batch_size=batch_size)
+        trainer(tmp_path / name, **ranks).predict(module, served, ckpt_path=path, return_predictions=False)
+        names = ("key_patches.safetensors", "key_patches.parquet", "clues.safetensors", "atlas.png")
+        written[name] = [(tmp_path / name / file).read_bytes() for file in names]
+    assert len(pd.read_parquet(tmp_path / "one" / "key_patches.parquet")) > 50
+    for name, files in written.items():
+        assert [file == one for file, one in zip(files, written["one"], strict=True)] == [True] * 4, name
 
 
 def test_key_patches_of_other_splits_are_refused(made: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
