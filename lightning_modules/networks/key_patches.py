@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from datamodules.reports.mentions import Mention
 
@@ -83,7 +84,8 @@ class KeyPatchCodebook(nn.Module):
         """The word of the vocabulary that is most like each query.
 
         A word's vector is the unit mean of the word halves of its entries. Its bare name, encoded outside of any
-        sentence, is nothing that the text encoder has read, and one entry's alone has its side and severity.
+        sentence, is nothing that the text encoder has read, and one entry's alone has its side and severity. What all
+        words share is taken away first: contrast leaves it alone, and with it their median cosine was 0.97.
 
         Args:
             queries: unit vectors [Q,D].
@@ -92,7 +94,9 @@ class KeyPatchCodebook(nn.Module):
         Returns:
             Cosines float32 [Q], -inf where no word is allowed, and words int64 [Q].
         """
-        best = (queries.float() @ self.centres.T).masked_fill(~allowed, float("-inf")).max(dim=1)
+        shared = self.centres.mean(dim=0)
+        asking, there = (functional.normalize(vectors - shared, dim=1) for vectors in (queries.float(), self.centres))
+        best = (asking @ there.T).masked_fill(~allowed, float("-inf")).max(dim=1)
         return best.values, best.indices
 
     @torch.no_grad()

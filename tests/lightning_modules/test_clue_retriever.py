@@ -109,10 +109,12 @@ def test_a_word_without_entries_takes_those_of_the_nearest_word() -> None:
 
 
 def test_anatomy_without_entries_takes_anatomy() -> None:
-    part = retriever([("cardiomegaly", "", "p1", 5, 7), ("heart", "", "p4", 8, 10)], clue_entries=4, clue_tokens=2)
+    entries = [("cardiomegaly", "", "p1", 5, 7), ("heart", "", "p4", 8, 10), ("pneumothorax", "", "p5", 9, 11)]
+    part = retriever(entries, clue_entries=4, clue_tokens=2)
     report = "The trachea is midline."
     assert [mention.word for mention in asked(report).mentions] == ["trachea"]
-    part.codebook.centres[:] = word_vector(part, report, 1)
+    alike = word_vector(part, report, 1)
+    part.codebook.centres[:] = torch.stack([alike, 0.9 * alike, -alike])  # cardiomegaly is as near, and no anatomy
     assert part.clues([report])[0].tolist() == [[8, 10], [-1, -1]]
     part = retriever([("cardiomegaly", "", "p1", 5, 7)], clue_entries=4, clue_tokens=2)
     part.codebook.centres[:] = word_vector(part, report, 1)

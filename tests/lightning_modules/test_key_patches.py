@@ -62,13 +62,16 @@ def test_the_same_as_a_loop(seed: int, entries: int, words: int, queries: int, c
         assert found[q][kept].tolist() == [entry for _, entry in best]
 
 
-def test_nearest_word_among_those_allowed() -> None:
-    book = codebook(4, words=3, dim=8)
-    query = book.centres[[1, 1, 1]]
-    allowed = torch.tensor([[True, True, True], [True, False, False], [False, False, False]])
+def test_nearest_word_among_those_allowed_by_what_they_do_not_share() -> None:
+    book = KeyPatchCodebook(KeyPatchConfig(1, 1, 3, ("a", "b", "c")))
+    # All lie close to one axis; without it they stand at right angles or opposite.
+    book.centres[:] = torch.tensor([[0.1, 0.0, 1.0], [-0.1, 0.0, 1.0], [0.0, 0.1, 1.0]])
+    query = torch.tensor([[0.1, 0.1 / 3, 1.0]]).repeat(4, 1)  # beside a, seen from the mean (0, 1/30, 1)
+    allowed = torch.tensor([[True, True, True], [False, True, True], [False, True, False], [False, False, False]])
     cosine, word = book.nearest_words(query, allowed)
-    assert word[:2].tolist() == [1, 0]
-    assert cosine.tolist() == pytest.approx([1.0, float(book.centres[0] @ book.centres[1]), float("-inf")])
+    assert word[:3].tolist() == [0, 2, 1]
+    near = 0.1 / (0.1**2 + (0.1 / 3) ** 2) ** 0.5
+    assert cosine.tolist() == pytest.approx([near, 0.0, -near, float("-inf")], abs=1e-5)
 
 
 def test_a_patient_has_the_same_number_everywhere() -> None:
