@@ -145,8 +145,6 @@ class WordPatchAligner(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Train the tokenizer on the training reports when fitting starts anew; all ranks get rank 0's."""
-        if self.key_patches is not None:
-            load_key_patches(self.key_patches, split_digest=self.trainer.datamodule.source.split_digest())  # type: ignore[attr-defined]
         if stage != "fit" or self.network is not None:
             return
         state, words = "", {}

@@ -147,7 +147,8 @@ def load_key_patches(
         path: the file.
         tokens_digest: sha256 of the codebook checkpoint whose codes are wanted; None does not check.
         aligner_digest: sha256 of the aligner checkpoint whose words ask; None does not check.
-        split_digest: `Manifest.split_digest` of the data that it is to be used with; None does not check.
+        split_digest: `Manifest.split_digest` of the data that is trained and measured on; None does not check, as for
+            other data, none of which can have been in the codebook.
 
     Returns:
         The codebook's config and the arrays that `KeyPatchCodebook.load_state_dict` takes.

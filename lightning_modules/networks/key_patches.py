@@ -6,8 +6,7 @@ severity), the patch's half makes an entry score higher the more its pixels look
 patch that was merely mentioned beside a finding is not returned for it. All arrays are buffers: a generator's
 checkpoint holds its codebook.
 
-Shapes: E entries, C cells an entry, V words, L entries of the most frequent word, D the aligner's space, Q queries, N
-tiles of T queries.
+Shapes: E entries, C cells an entry, V words, D the aligner's space, Q queries.
 """
 
 import dataclasses
@@ -21,7 +20,6 @@ from torch.nn import functional
 from datamodules.reports.mentions import Mention
 
 SIDES = {"left": 0, "right": 1}  # the patient's sides; anything else is -1
-TILE = 16  # queries that are scored together: in larger tiles more is padding, smaller ones copy more entries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,13 +101,13 @@ class KeyPatchCodebook(nn.Module):
     def retrieve(
         self, queries: Tensor, words: Tensor, sides: Tensor, patients: Tensor, *, count: int
     ) -> tuple[Tensor, Tensor]:
-        """The best entries of each query, of all reports in one product.
+        """The best entries of each query, in one product for each word that the reports of a batch ask for.
 
-        A query may fetch entries of its own word alone. So queries are sorted by word and cut into tiles of one word,
-        and each tile is multiplied with that word's entries, not with all of them.
+        A query may fetch entries of its own word alone: one product of all queries with all entries would be masked for
+        the most part, and takes five times as long.
 
         Args:
-            queries: unit vectors [Q,D], at least one.
+            queries: unit vectors [Q,D].
             words: int64 [Q], index into `config.words`.
             sides: int64 [Q]; a query of one side never gets an entry of the other: a clue keeps its place, so it would
                 paint the finding on the wrong side.
@@ -117,38 +115,20 @@ class KeyPatchCodebook(nn.Module):
             count: most entries a query.
 
         Returns:
-            Scores float32 [Q,k] from best to worst, -inf where nothing is left, and entries int64 [Q,k]; k is `count`,
-            or L where that is less.
+            Scores float32 [Q,count] from best to worst, -inf where nothing is left, and entries int64 [Q,count].
         """
-        order, tile, slot, tile_word = _tiles(words, vocabulary=len(self.config.words))
-        rows, there = (part[tile_word, None] for part in self._rows_of_words())  # N 1 L
-
-        def tiled(values: Tensor) -> Tensor:
-            return values.new_zeros(len(tile_word), TILE, *values.shape[1:]).index_put((tile, slot), values[order])
-
-        scores = torch.bmm(tiled(queries.float()), self.features[rows[:, 0]].transpose(1, 2))  # N T L
-        side, patient = tiled(sides)[..., None], tiled(patients)[..., None]  # N T 1
-        wrong = ((side >= 0) & (self.side[rows] == 1 - side)) | ((patient != 0) & (patient == self.patient[rows]))
-        best = scores.masked_fill_(wrong | ~there, float("-inf")).topk(min(count, scores.shape[2]), dim=2)
-        entries = rows.expand(-1, TILE, -1).gather(2, best.indices)
-        back = order.argsort()
-        return best.values[tile, slot][back], entries[tile, slot][back]
-
-    def _rows_of_words(self) -> tuple[Tensor, Tensor]:
-        """The entries of each word, int64 [V,L], and bool [V,L], False where a word has fewer than L."""
-        counts = self.word.bincount(minlength=len(self.config.words))
-        place = torch.arange(int(counts.max()), device=self.word.device)
-        there = place < counts[:, None]
-        rows = ((counts.cumsum(0) - counts)[:, None] + place).clamp_max(self.config.entries - 1)
-        return self.word.argsort(stable=True)[rows], there
-
-
-def _tiles(words: Tensor, *, vocabulary: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Queries sorted by word and cut into tiles: their order, each one's tile and place in it, and each tile's word."""
-    order = words.argsort(stable=True)
-    sorted_words = words[order]
-    counts = words.bincount(minlength=vocabulary)
-    place = torch.arange(len(words), device=words.device) - (counts.cumsum(0) - counts)[sorted_words]
-    tiles = (counts + TILE - 1) // TILE
-    tile = (tiles.cumsum(0) - tiles)[sorted_words] + place // TILE
-    return order, tile, place % TILE, torch.arange(vocabulary, device=words.device).repeat_interleave(tiles)
+        scores = queries.new_full((len(queries), count), float("-inf"), dtype=torch.float32)
+        entries = words.new_zeros(len(queries), count)
+        vocabulary = len(self.config.words)
+        of_word = self.word.argsort(stable=True).split(self.word.bincount(minlength=vocabulary).tolist())
+        asking = words.argsort(stable=True).split(words.bincount(minlength=vocabulary).tolist())
+        for rows, own in zip(of_word, asking, strict=True):
+            if len(own) and len(rows):
+                side, patient = sides[own, None], patients[own, None]
+                wrong = (side >= 0) & (self.side[rows] == 1 - side)
+                wrong |= (patient != 0) & (patient == self.patient[rows])
+                cosine = (queries[own].float() @ self.features[rows].T).masked_fill_(wrong, float("-inf"))
+                best = cosine.topk(min(count, len(rows)), dim=1)
+                scores[own, : best.values.shape[1]] = best.values
+                entries[own, : best.values.shape[1]] = rows[best.indices]
+        return scores, entries

@@ -77,6 +77,31 @@ def test_without_a_clue_cache_no_image_is_made_from_its_own_patient(
     assert excluded == [["a", "b"]]
 
 
+def test_key_patches_of_other_splits_are_refused(chain: Chain, tmp_path: Path) -> None:
+    """Another seed of the phantom: as if studies had moved from training to test, all caches but these made anew."""
+    arguments = chain.arguments(
+        "fit",
+        "generator",
+        f"--run_dir={tmp_path}",
+        "--data.init_args.layout_options.seed=7",
+        "--data.init_args.tokens=null",
+        "--data.init_args.clues=null",
+    )
+    with pytest.raises(ValueError, match="a training study of then may be a test study now"):
+        main(arguments)
+
+
+def test_clues_of_other_key_patches_are_refused(chain: Chain, tmp_path: Path) -> None:
+    """By the same aligner from the same data, but fewer of them: the cache of clues is that of the former file."""
+    chain.run("predict", "aligner", "--model.init_args.key_patch_options.word_quota=3", f"--run_dir={tmp_path}")
+    other = tmp_path / "key_patches.safetensors"
+    held, found = (stages.file_digest(path)[:12] for path in (other, chain.path("aligner", other.name)))
+    arguments = chain.arguments("fit", "generator", f"--run_dir={tmp_path}")
+    refused = f"the clues cache was made from the key_patches {found}, the generator holds {held}: run .*aligner.yaml"
+    with pytest.raises(ValueError, match=refused):
+        main([*arguments, f"--model.init_args.key_patches={other}"])
+
+
 def test_former_stages_stay_frozen_while_training(generator: CXRGenerator) -> None:
     generator.train()
     assert generator.network.training
