@@ -48,7 +48,7 @@ def pair_candidates(
     if not mentions:
         return []
     with torch.autocast(image.device.type, enabled=False):
-        (patches, boxes), (words, _) = network.located_patches(image), network.words(tokens)
+        (patches, boxes), words = network.located_patches(image), network.words(tokens)[0]
         similarity = cosines(words, patches)[0]  # W P
         content = content_mask(tokens)[0].to(image.device)
         pair_score = float(similarity.max(dim=1).values[content].mean())
