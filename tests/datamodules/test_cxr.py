@@ -218,28 +218,6 @@ def test_codes_and_clues_come_by_image_id(make, tmp_path):
         make(tokens=str(tokens_path), size=16).setup("fit")
 
 
-def test_clues_of_other_texts_or_splits_are_refused(make, root, tmp_path):
-    plain = make(images=False)
-    ids = list(plain.source.frame["image_id"])
-    tokens, clues = tmp_path / "t.safetensors", tmp_path / "c.safetensors"
-    codes = np.zeros((24, 2, 2), dtype=np.int64)
-    plain.write_tokens(tokens, image_ids=ids, codes=codes, checkpoint_digest="book", codes_total=24)
-    made = make(tokens=str(tokens), images=False)
-    made.write_clues(clues, image_ids=ids, clues=np.zeros((24, 1, 2), dtype=np.int64), key_patches_digest="k")
-    make(clues=str(clues), images=False).setup("fit")
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text(json.dumps({"study_id": "r20", "report": "another text"}))
-    refused = f"c.safetensors: was made from data {made.clues_key[:12]}, .*make it again: .*configs/aligner.yaml"
-    with pytest.raises(ValueError, match=refused):
-        make(clues=str(clues), prompts=str(prompts), images=False).setup("fit")
-    table = root if root.is_file() else next(root.glob("*.csv"))
-    frame = pd.read_csv(table, keep_default_na=False)
-    frame.loc[frame.index[0], "split"] = "test"
-    frame.to_csv(table, index=False)
-    with pytest.raises(ValueError, match=refused):
-        make(clues=str(clues), images=False).setup("fit")
-
-
 def test_prompts_replace_reports_and_are_marked(make, tmp_path):
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join(json.dumps({"study_id": f"r{n}", "report": f"written {n}"}) + "\n" for n in (20, 22)))
