@@ -173,15 +173,22 @@ class WordPatchAligner(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Mark the checkpoint as an aligner's and add its tokenizer."""
         assert self.tokenizer is not None
-        stages.stamp(checkpoint, stage=STAGE, tokenizer=self.tokenizer.state, prompt_words=self.prompt_words)
+        stages.stamp(
+            checkpoint,
+            stage=STAGE,
+            tokenizer=self.tokenizer.state,
+            prompt_words=self.prompt_words,
+            frozen_trunk=self._network().image.frozen,
+        )
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Build the network that the checkpoint's weights belong to."""
         stages.check_stage(checkpoint, stage=STAGE)
-        if "prompt_words" not in checkpoint[stages.KEY]:
+        parts = checkpoint[stages.KEY]
+        if "frozen_trunk" not in parts:
             raise ValueError("the checkpoint is of a former aligner, whose patches were others; train it again")
-        self._build(checkpoint[stages.KEY]["tokenizer"], checkpoint[stages.KEY]["prompt_words"])
-        if self.classifier_ckpt is not None:
+        self._build(parts["tokenizer"], parts["prompt_words"])
+        if parts["frozen_trunk"]:
             self._network().image.freeze_trunk()
 
     def configure_optimizers(self) -> Any:

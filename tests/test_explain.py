@@ -1,6 +1,5 @@
 """Explanations through the real command line: the shipped configs' pictures, and any table of images and reports."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +47,7 @@ def test_explain_draws_any_table_of_images_and_reports(chain: Chain, tmp_path: P
     ]
     if key_patches:
         clues = pd.read_parquet(folder / "clues.parquet")
-        listed = [json.loads(line) for line in chain.path("aligner", "key_patches.jsonl").read_text().splitlines()]
+        listed = pd.read_parquet(chain.path("aligner", "key_patches.parquet")).to_dict("records")
         assert {"effusion" in row.word or row.word == "cardiomegaly" for row in clues.itertuples()} == {True}
         for row in clues.itertuples():
             assert row.source_image_id == listed[row.entry]["image_id"]

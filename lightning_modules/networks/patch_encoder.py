@@ -99,7 +99,7 @@ class PatchEncoder(nn.Module):
         adaptive: bool = False,
     ) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels, self.frozen = channels, False
         self.size = side * 2 ** len(channels)
         self.stem, self.stages = stem_and_stages(channels)
         self.enter = nn.Conv2d(channels[-1], width, 1)
@@ -135,6 +135,7 @@ class PatchEncoder(nn.Module):
 
     def freeze_trunk(self) -> None:
         """Leave the stem and the stages as they are, but for what their norms tell of the rest of the image."""
+        self.frozen = True
         for part in (self.stem, self.stages):
             part.requires_grad_(False)
             made_local(part)

@@ -4,14 +4,17 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from lightning_modules.networks.alignment import AlignerConfig, AlignmentNetwork
 from lightning_modules.networks.clue_origins import ClueOrigin, ClueSources, clue_origins, grid_side
-from lightning_modules.networks.key_patch_build import Candidate, KeyPatchOptions, cells_of_box, write_key_patches
-from lightning_modules.networks.key_patches import ClueRetriever, load_key_patches
+from lightning_modules.networks.clue_retriever import ClueRetriever
+from lightning_modules.networks.key_patch_build import Candidate, KeyPatchOptions, cells_of_box
+from lightning_modules.networks.key_patch_files import load_key_patches, write_key_patches
 from lightning_modules.networks.tokenizer import train_tokenizer
+from tests.lightning_modules.key_patch_entries import DIGESTS
 
 CONFIG = AlignerConfig(resolution=16, patch=4, width=16, depth=1, heads=2, dim=8, dropout=0.0, text_width=16)
 REPORT = "Left pleural effusion. Cardiomegaly. No pneumothorax."
@@ -37,12 +40,11 @@ def path(tmp_path: Path) -> Path:
         feature /= np.linalg.norm(feature)
         made.append(
             Candidate(
-                word, 0.5, 0.5, side, f"image-{i}", f"study-{i}", f"patient-{i}", box, feature,
+                word, "pathology", 0.5, 0.5, side, f"image-{i}", f"study-{i}", f"patient-{i}", box, feature, feature,
                 tuple(10 * i + k for k in range(len(positions))), tuple(positions),
             )
         )  # fmt: skip
-    digests = {"aligner": "a" * 64, "tokens": "t" * 64, "manifest": "m" * 64}
-    write_key_patches(made, tmp_path / "key_patches.safetensors", digests=digests, options=KeyPatchOptions())
+    write_key_patches(made, tmp_path / "key_patches.safetensors", digests=DIGESTS, options=KeyPatchOptions())
     return tmp_path / "key_patches.safetensors"
 
 
@@ -84,9 +86,8 @@ def test_a_patient_s_own_patches_are_left_out_and_the_tokens_are_bounded(path: P
 
 
 def test_without_the_list_of_entries_the_images_are_unknown(path: Path) -> None:
-    table = path.with_suffix(".jsonl")
-    text = table.read_text()
-    table.write_text(text.split("\n", 1)[1])
+    table = path.with_suffix(".parquet")
+    pd.read_parquet(table)[1:].to_parquet(table)
     with pytest.raises(ValueError, match=r"lists 4 entries, .* holds 5: they are of two runs"):
         ClueSources(path)
     table.unlink()
