@@ -47,7 +47,7 @@ class LossWeights:
 
     statements: float = 1.0
     hard: float = 0.5
-    reports: float = 0.25
+    reports: float = 0.5
     words: float = 0.0
     pooled: float = 0.0
     same_labels: float = 0.25
