@@ -4,7 +4,7 @@ Muon (https://kellerjordan.github.io/posts/muon/; arXiv 2502.16982) steps along 
 On this project's small transformers it reaches the same loss in about half the steps that AdamW needs.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,22 +13,35 @@ from torch.optim import AdamW, Muon, Optimizer
 from transformers.pytorch_utils import Conv1D
 
 HIDDEN = "hidden"  # the key of a parameter group that says whether it holds hidden matrices
+PRETRAINED = "pretrained"  # the key of the group that `slow_down` finds
 
 
-def parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
+def parameter_groups(network: nn.Module, *, pretrained: Sequence[nn.Module] = ()) -> list[dict[str, Any]]:
     """The trainable parameters in two groups: hidden matrices, and the rest (embeddings, heads, norms, biases).
 
     Hidden matrices are the weights of the linear layers inside an `nn.ModuleList`, which is where repeated blocks are.
-    Optimisers that know no `hidden` ignore the key. An empty group is left out.
+    Optimisers that know no `hidden` ignore the key. An empty group is left out. The parameters of `pretrained` parts
+    make a third group, which is not hidden: Muon's steps are for matrices that begin at random.
     """
+    theirs = {id(p): p for part in pretrained for p in part.parameters() if p.requires_grad}
     hidden: dict[int, Tensor] = {}
     for blocks in network.modules():
         if isinstance(blocks, nn.ModuleList):
             layers = (layer for layer in blocks.modules() if isinstance(layer, nn.Linear | Conv1D))
-            hidden |= {id(layer.weight): layer.weight for layer in layers if layer.weight.requires_grad}
-    rest = [p for p in network.parameters() if p.requires_grad and id(p) not in hidden]
+            weights = (layer.weight for layer in layers if layer.weight.requires_grad)
+            hidden |= {id(weight): weight for weight in weights if id(weight) not in theirs}
+    rest = [p for p in network.parameters() if p.requires_grad and id(p) not in hidden | theirs]
     groups = [{"params": list(hidden.values()), HIDDEN: True}, {"params": rest, HIDDEN: False}]
+    groups.append({"params": list(theirs.values()), HIDDEN: False, PRETRAINED: True})
     return [group for group in groups if group["params"]]
+
+
+def slow_down(optimizer: Optimizer, *, rate: float) -> Optimizer:
+    """Multiply the learning rate of the pretrained parts' group by `rate`."""
+    for group in optimizer.param_groups:
+        if group.get(PRETRAINED):
+            group["lr"] *= rate
+    return optimizer
 
 
 class MuonAdamW(Optimizer):

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from lightning_modules.networks.transformer import Block
-from lightning_modules.optimizers import HIDDEN, MuonAdamW, parameter_groups
+from lightning_modules.optimizers import HIDDEN, PRETRAINED, MuonAdamW, parameter_groups, slow_down
 from lightning_modules.schedule import with_schedule
 
 
@@ -54,6 +54,24 @@ def test_hidden_matrices_are_the_linear_weights_of_the_blocks(network):
     trainable = {name for name, p in network.named_parameters() if p.requires_grad}
     assert names_of(network, rest) == trainable - names_of(network, hidden)
     assert (hidden[HIDDEN], rest[HIDDEN]) == (True, False)
+
+
+def test_pretrained_parts_are_a_group_of_their_own_and_slower(network):
+    def groups():
+        return parameter_groups(network, pretrained=[network.blocks[0]])
+
+    trainable = {name for name, p in network.named_parameters() if p.requires_grad}
+    hidden, rest, theirs = (names_of(network, group) for group in groups())
+    assert theirs == {name for name in trainable if name.startswith("blocks.0.")}
+    assert all(name.startswith("blocks.1.") for name in hidden)
+    assert hidden | rest | theirs == trainable
+    assert len(hidden) + len(rest) + len(theirs) == len(trainable)
+    for optimizer in (torch.optim.AdamW(groups(), lr=0.1), MuonAdamW(groups(), lr=0.1, hidden_lr=0.3)):
+        slow_down(optimizer, rate=0.5)
+        rates = {bool(group.get(PRETRAINED)): group["lr"] for group in optimizer.param_groups if not group[HIDDEN]}
+        assert rates == {True: 0.05, False: 0.1}
+        scheduler = with_schedule(optimizer, steps=10, warmup=1)["lr_scheduler"]["scheduler"]
+        assert sorted({*scheduler.base_lrs} - {0.3}) == [0.05, 0.1]
 
 
 def test_gpt2_keeps_its_tied_embedding_out_of_the_hidden_matrices():
