@@ -18,6 +18,7 @@ from torch import Tensor
 from datamodules.manifest import Batch
 from lightning_modules import stages
 from lightning_modules.classifier import FrozenFindingClassifier
+from lightning_modules.encoders import Encoders, PretrainedOptions, open_encoders
 from lightning_modules.file_names import file_name
 from lightning_modules.key_patch_run import KeyPatchRun
 from lightning_modules.networks.alignment import (
@@ -32,11 +33,12 @@ from lightning_modules.networks.clue_origins import ClueOrigin, ClueSources, clu
 from lightning_modules.networks.clue_retriever import ClueRetriever
 from lightning_modules.networks.key_patch_build import KeyPatchOptions
 from lightning_modules.networks.key_patch_files import load_key_patches
+from lightning_modules.networks.pretrained_text import WordPieceTokenizer, open_tokenizer
 from lightning_modules.networks.statements import prompts
 from lightning_modules.networks.tokenizer import Tokens, WordTokenizer, train_tokenizer
 from lightning_modules.networks.word_maps import WordMap, word_maps
 from lightning_modules.networks.zero_shot import prompt_words
-from lightning_modules.optimizers import parameter_groups
+from lightning_modules.optimizers import parameter_groups, slow_down
 from lightning_modules.schedule import with_schedule
 
 STAGE = "aligner"
@@ -52,6 +54,7 @@ class WordPatchAligner(LightningModule):
         losses: how much each part of the loss counts.
         classifier_ckpt: checkpoint of a FindingClassifier whose first stages the image encoder takes and keeps as they
             are; None trains them, from nothing, which takes several times as long.
+        pretrained: encoders from elsewhere in place of the small ones; the checkpoint holds them.
         key_patch_options: how key patches are chosen and fetched.
         key_patches: a key-patch file for `clues`; `predict` makes one.
         test_pairs: pairs among which retrieval is tested, which bounds memory (their number is logged).
@@ -67,6 +70,7 @@ class WordPatchAligner(LightningModule):
         cosine: bool = True,
         losses: LossWeights = LossWeights(),  # noqa: B008 - frozen
         classifier_ckpt: str | None = None,
+        pretrained: PretrainedOptions = PretrainedOptions(),  # noqa: B008 - frozen
         key_patch_options: KeyPatchOptions = KeyPatchOptions(),  # noqa: B008 - frozen
         key_patches: str | None = None,
         test_pairs: int = 500,
@@ -78,11 +82,15 @@ class WordPatchAligner(LightningModule):
         self.save_hyperparameters({"network": dataclasses.asdict(self.config)})
         self.optimizer, self.cosine = optimizer, cosine
         self.losses, self.classifier_ckpt = stages.as_config(LossWeights, losses), classifier_ckpt
+        self.pretrained = stages.as_config(PretrainedOptions, pretrained)
+        self.pretrained.check(classifier_ckpt=classifier_ckpt)
         self.options = stages.as_config(KeyPatchOptions, key_patch_options)
         self.key_patches, self.test_pairs, self.least_cases = key_patches, test_pairs, least_cases
         self.predict_output = predict_output
         self.network: AlignmentNetwork | None = None  # built once the tokenizer is known
-        self.tokenizer: WordTokenizer | None = None
+        self.tokenizer: WordTokenizer | WordPieceTokenizer | None = None
+        self.encoders = Encoders()
+        self.unopened: FileNotFoundError | None = None
         self.retriever: tuple[ClueRetriever, ...] = ()  # in a tuple: no part of this module's weights
         self.clue_file = Path()  # what the retriever was read from, and, once they are asked for, its entries' origins
         self.clue_sources: ClueSources | None = None
@@ -137,29 +145,40 @@ class WordPatchAligner(LightningModule):
     def _load_key_patches(self, path: str | Path) -> None:
         network, config_arrays = self._network(), load_key_patches(path)
         assert self.tokenizer is not None
-        retriever = ClueRetriever(self.config, self.tokenizer.state, config_arrays[0])
+        retriever = ClueRetriever(self.config, self.tokenizer.state, config_arrays[0], self.encoders.text)
         self.retriever = (retriever.load_stages(network.state_dict(), config_arrays[1]).to(self.device),)
         self.clue_file, self.clue_sources = Path(path), None
 
     # Building, saving, loading
 
     def setup(self, stage: str) -> None:
-        """Train the tokenizer on the training reports when fitting starts anew; all ranks get rank 0's."""
+        """Open pretrained encoders and train the tokenizer on the training reports when fitting starts anew.
+
+        All ranks get rank 0's tokenizer. Lightning loads a resumed run's checkpoint, which holds the encoders, after
+        this, so a missing one is no error yet: `configure_optimizers`, which comes after both, reports it.
+        """
         if stage != "fit" or self.network is not None:
+            return
+        try:
+            encoders = open_encoders(self.pretrained, resolution=self.config.resolution)
+        except FileNotFoundError as error:
+            rank_zero_info(f"aligner: only a run that is resumed goes on from here: {error}")
+            self.unopened = error
             return
         state, words = "", {}
         if self.trainer.is_global_zero:
             reports = self.trainer.datamodule.train_reports()  # type: ignore[attr-defined]
-            state = train_tokenizer(reports, kind="words", vocabulary=self.config.vocabulary)
+            state = encoders.tokenizer or train_tokenizer(reports, kind="words", vocabulary=self.config.vocabulary)
             words = prompt_words(reports)
-        self._build(*self.trainer.strategy.broadcast((state, words)))
+        self._build(*self.trainer.strategy.broadcast((state, words)), encoders)
         if self.classifier_ckpt is not None:
             self._network().image.take_trunk(FrozenFindingClassifier(self.classifier_ckpt).network)
             self._network().image.freeze_trunk()
 
-    def _build(self, tokenizer_state: str, prompt_words: dict[str, list[str]]) -> None:
-        self.tokenizer, self.prompt_words = WordTokenizer(tokenizer_state), prompt_words
-        self.network = AlignmentNetwork(self.config, vocabulary=len(self.tokenizer)).to(self.device)
+    def _build(self, tokenizer_state: str, prompt_words: dict[str, list[str]], encoders: Encoders) -> None:
+        self.tokenizer, self.prompt_words = open_tokenizer(tokenizer_state, encoders.text), prompt_words
+        network = encoders.build(self.config, vocabulary=len(self.tokenizer), options=self.pretrained)
+        self.network, self.encoders = network.to(self.device), dataclasses.replace(encoders, weights={})
 
     def _network(self) -> AlignmentNetwork:
         if self.network is None:
@@ -179,6 +198,7 @@ class WordPatchAligner(LightningModule):
             tokenizer=self.tokenizer.state,
             prompt_words=self.prompt_words,
             frozen_trunk=self._network().image.frozen,
+            **self.encoders.plain(),
         )
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
@@ -187,13 +207,16 @@ class WordPatchAligner(LightningModule):
         parts = checkpoint[stages.KEY]
         if "frozen_trunk" not in parts:
             raise ValueError("the checkpoint is of a former aligner, whose patches were others; train it again")
-        self._build(parts["tokenizer"], parts["prompt_words"])
+        self._build(parts["tokenizer"], parts["prompt_words"], Encoders.from_plain(parts))
         if parts["frozen_trunk"]:
             self._network().image.freeze_trunk()
 
     def configure_optimizers(self) -> Any:
-        """The optimiser, with its schedule if `cosine`."""
-        optimizer = self.optimizer(parameter_groups(self))
+        """The optimiser, with its schedule if `cosine`; what was pretrained learns at a share of the rate."""
+        if self.network is None and self.unopened is not None:
+            raise self.unopened
+        theirs = self._network().pretrained
+        optimizer = slow_down(self.optimizer(parameter_groups(self, pretrained=theirs)), rate=self.pretrained.rate)
         return with_schedule(optimizer, steps=self.trainer.estimated_stepping_batches) if self.cosine else optimizer
 
     # Training

@@ -29,9 +29,9 @@ from lightning_modules.networks.clue_retriever import ClueRetriever
 from lightning_modules.networks.key_patch_files import load_key_patches
 from lightning_modules.networks.key_patches import KeyPatchConfig
 from lightning_modules.networks.masked_generator import Condition, GeneratorConfig, MaskedGenerator
+from lightning_modules.networks.pretrained_text import TextModel, build_text, open_tokenizer
 from lightning_modules.networks.ranks import gather_items
 from lightning_modules.networks.sampling import SamplingConfig, sample_codes, seeded_uniform
-from lightning_modules.networks.tokenizer import WordTokenizer
 from lightning_modules.networks.vqgan import VQGAN, VQGANConfig
 from lightning_modules.optimizers import parameter_groups
 from lightning_modules.schedule import with_schedule
@@ -112,6 +112,7 @@ class CXRGenerator(LightningModule):
                     "aligner": aligner.config["network"],
                     "key_patches": dataclasses.asdict(config),
                     "tokenizer": aligner.extra["tokenizer"],
+                    "text_model": aligner.extra.get("text_model"),
                     "digests": {"codebook": codebook.digest, "key_patches": stages.file_digest(path)},
                 }
             )
@@ -142,14 +143,16 @@ class CXRGenerator(LightningModule):
     def _build(self, parts: dict[str, Any]) -> None:
         codebook = stages.as_config(VQGANConfig, parts["codebook"])
         aligner = stages.as_config(AlignerConfig, parts["aligner"])
-        self.tokenizer = WordTokenizer(parts["tokenizer"])
+        text_model = stages.as_config(TextModel, parts.get("text_model"))
+        self.tokenizer = open_tokenizer(parts["tokenizer"], text_model)
         self.codebook = stages.Frozen(VQGAN(codebook))
-        retriever = ClueRetriever(aligner, parts["tokenizer"], stages.as_config(KeyPatchConfig, parts["key_patches"]))
+        key_patches = stages.as_config(KeyPatchConfig, parts["key_patches"])
+        retriever = ClueRetriever(aligner, parts["tokenizer"], key_patches, text_model)
         self.retriever = stages.Frozen(retriever)
         config = dataclasses.replace(self.config, codes=codebook.codes, grid=codebook.grid, views=len(VIEWS))
         dropout = config.dropout if self.train_text else 0.0
         text = dataclasses.replace(retriever.text_config, vocabulary=len(self.tokenizer), dropout=dropout)
-        self.network = MaskedGenerator(config, text)
+        self.network = MaskedGenerator(config, build_text(text, text_model, train=self.train_text))
         self.network.text.requires_grad_(self.train_text)
         self.parts = parts
 
@@ -194,7 +197,7 @@ class CXRGenerator(LightningModule):
 
     def condition(self, report: list[str], view: Tensor, clues: Tensor) -> Condition:
         """The network's condition from texts; clues int64 [B,K,2] as `ClueRetriever.clues` gives them."""
-        tokens = self.tokenizer(report, max_length=self.network.text.config.max_length)
+        tokens = self.tokenizer(report, max_length=self.network.text.max_length)
         if not self.use_clues:
             clues = torch.full_like(clues, -1)
         ids, mask, view, clues = (x.to(self.device) for x in (tokens.ids, tokens.mask, view, clues))

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_modules.networks.patch_encoder import PatchEncoder
+from lightning_modules.networks.pretrained_image import ImageTrunk
+from lightning_modules.networks.pretrained_text import PretrainedTextEncoder
 from lightning_modules.networks.text_encoder import TextEncoder, TextEncoderConfig
 from lightning_modules.networks.tokenizer import Tokens, pool_words
 
@@ -125,9 +127,23 @@ class Queries(NamedTuple):
 
 
 class AlignmentNetwork(nn.Module):
-    """Both encoders and the learnable temperature."""
+    """Both encoders and the learnable temperature.
 
-    def __init__(self, config: AlignerConfig, *, vocabulary: int) -> None:
+    Args:
+        config: sizes.
+        vocabulary: sub-words of the tokenizer.
+        trunk: a pretrained image network, whose grid then counts instead of the config's.
+        text: a pretrained text encoder in place of the small one.
+    """
+
+    def __init__(
+        self,
+        config: AlignerConfig,
+        *,
+        vocabulary: int,
+        trunk: ImageTrunk | None = None,
+        text: PretrainedTextEncoder | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.image = PatchEncoder(
@@ -138,14 +154,20 @@ class AlignmentNetwork(nn.Module):
             dim=config.dim,
             dropout=config.dropout,
             adaptive=config.adaptive,
+            trunk=trunk,
         )
-        self.text = TextEncoder(config.text(vocabulary))
-        self.text_out = nn.Linear(2 * config.text_width, config.dim)
-        self.denial_out = nn.Linear(2 * config.text_width, 1)
-        self.threshold_out = nn.Linear(2 * config.text_width, 1)
+        self.text = TextEncoder(config.text(vocabulary)) if text is None else text
+        self.text_out = nn.Linear(2 * self.text.width, config.dim)
+        self.denial_out = nn.Linear(2 * self.text.width, 1)
+        self.threshold_out = nn.Linear(2 * self.text.width, 1)
         nn.init.constant_(self.threshold_out.bias, -3.0)  # at first nothing is shown
         self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
         self.log_gain = nn.Parameter(torch.tensor(10.0).log())
+
+    @property
+    def pretrained(self) -> list[nn.Module]:
+        """The parts that come from elsewhere."""
+        return [part for part in (self.image.trunk, self.text) if isinstance(part, ImageTrunk | PretrainedTextEncoder)]
 
     def patches(self, image: Tensor, *, phase: int | None = None) -> Tensor:
         """Unit vectors of the patches: float [B,1,H,W] → float32 [B,P,D]; `phase` as of `PatchEncoder`."""
@@ -180,12 +202,12 @@ class AlignmentNetwork(nn.Module):
         return self.log_scale.clamp(0.0, 4.6052).exp()
 
 
-def encode_words(text: TextEncoder, out: nn.Linear, tokens: Tokens) -> Tensor:
+def encode_words(text: TextEncoder | PretrainedTextEncoder, out: nn.Linear, tokens: Tokens) -> Tensor:
     """Reports to one unit vector a word, float32 [B,W,D]."""
     return functional.normalize(out(read_words(text, tokens)).float(), dim=-1)
 
 
-def read_words(text: TextEncoder, tokens: Tokens) -> Tensor:
+def read_words(text: TextEncoder | PretrainedTextEncoder, tokens: Tokens) -> Tensor:
     """What the text encoder reads at each word, [B,W,2C]: the sum of its sub-words, and the mean of its sentence.
 
     Side, zone and denial of a finding stand elsewhere in its sentence; without the mean the encoder would have to carry

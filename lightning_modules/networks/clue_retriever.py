@@ -16,8 +16,9 @@ from torch.nn import functional
 from datamodules.reports.mentions import Mention, extract
 from lightning_modules.networks.alignment import AlignerConfig, read_words
 from lightning_modules.networks.key_patches import SIDES, KeyPatchCodebook, KeyPatchConfig, mention_words, patient_hash
-from lightning_modules.networks.text_encoder import TextEncoder, TextEncoderConfig
-from lightning_modules.networks.tokenizer import Tokens, WordTokenizer
+from lightning_modules.networks.pretrained_text import TextModel, build_text, open_tokenizer
+from lightning_modules.networks.text_encoder import TextEncoderConfig
+from lightning_modules.networks.tokenizer import Tokens
 
 NEAREST = 0.5  # least cosine at which a word without entries of its own takes those of another
 
@@ -70,16 +71,23 @@ class _Queries(NamedTuple):
 class ClueRetriever(nn.Module):
     """Fetches key patches for reports.
 
-    Everything it learnt or holds is in its state dict; the three constructor arguments rebuild it.
+    Everything it learnt or holds is in its state dict; the constructor arguments rebuild it. `text_model` is that of an
+    aligner with a pretrained text encoder, None where the aligner has its own.
     """
 
-    def __init__(self, aligner_config: AlignerConfig, tokenizer_state: str, key_patch_config: KeyPatchConfig) -> None:
+    def __init__(
+        self,
+        aligner_config: AlignerConfig,
+        tokenizer_state: str,
+        key_patch_config: KeyPatchConfig,
+        text_model: TextModel | None = None,
+    ) -> None:
         super().__init__()
         self.aligner_config, self.config = aligner_config, key_patch_config
-        self.tokenizer = WordTokenizer(tokenizer_state)
+        self.tokenizer = open_tokenizer(tokenizer_state, text_model)
         self.text_config: TextEncoderConfig = aligner_config.text(len(self.tokenizer))
-        self.text = TextEncoder(self.text_config)
-        self.text_out = nn.Linear(2 * aligner_config.text_width, aligner_config.dim)
+        self.text = build_text(self.text_config, text_model, train=False)
+        self.text_out = nn.Linear(2 * self.text.width, aligner_config.dim)
         self.codebook = KeyPatchCodebook(key_patch_config)
         self.vocabulary = {word: i for i, word in enumerate(key_patch_config.words)}
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_modules.networks.text_encoder import TextEncoder, TextEncoderConfig
+from lightning_modules.networks.pretrained_text import PretrainedTextEncoder
+from lightning_modules.networks.text_encoder import TextEncoder
 from lightning_modules.networks.transformer import Block, init_weights
 
 
@@ -62,15 +63,15 @@ class Condition:
 
 
 class MaskedGenerator(nn.Module):
-    """Codes with holes + condition → logits of every code."""
+    """Codes with holes + condition → logits of every code; `text` reads the condition's words."""
 
-    def __init__(self, config: GeneratorConfig, text: TextEncoderConfig) -> None:
+    def __init__(self, config: GeneratorConfig, text: TextEncoder | PretrainedTextEncoder) -> None:
         super().__init__()
         if config.codes < 1 or config.grid < 1:
             raise ValueError(f"codes {config.codes} and grid {config.grid} must be positive: read them from a codebook")
         self.config = config
         width = config.width
-        self.text = TextEncoder(text)
+        self.text = text
         self.from_text = nn.Linear(text.width, width)
         self.code = nn.Embedding(config.codes + 1, width)  # the last one is the mask
         self.row, self.column = nn.Embedding(config.grid, width), nn.Embedding(config.grid, width)

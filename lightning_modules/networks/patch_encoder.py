@@ -18,6 +18,7 @@ from torch.nn import functional
 from lightning_modules.networks.adaptive_patches import AdaptivePatches
 from lightning_modules.networks.classifier import FindingNetwork, stem_and_stages
 from lightning_modules.networks.local_norm import made_local
+from lightning_modules.networks.pretrained_image import ImageTrunk
 
 WAVES = 4  # frequencies of the place
 
@@ -82,6 +83,7 @@ class PatchEncoder(nn.Module):
         dim: size of the shared space.
         dropout: of the channels before the last layer.
         adaptive: let each patch choose its own box (see `adaptive_patches`).
+        trunk: a pretrained network in place of the stages; `side` and `channels` are then its own.
     """
 
     place: Tensor
@@ -97,11 +99,16 @@ class PatchEncoder(nn.Module):
         dim: int,
         dropout: float,
         adaptive: bool = False,
+        trunk: ImageTrunk | None = None,
     ) -> None:
         super().__init__()
+        self.trunk = trunk
+        if trunk is None:
+            self.size = side * 2 ** len(channels)
+            self.stem, self.stages = stem_and_stages(channels)
+        else:
+            self.size, side, channels = trunk.resolution, trunk.side, (trunk.channels,)
         self.channels, self.frozen = channels, False
-        self.size = side * 2 ** len(channels)
-        self.stem, self.stages = stem_and_stages(channels)
         self.enter = nn.Conv2d(channels[-1], width, 1)
         self.blocks = nn.Sequential(*(PlaceBlock(width, kernel=3) for _ in range(depth)), PlaceNorm(width), nn.SiLU())
         self.register_buffer("place", waves(side), persistent=False)
@@ -160,9 +167,8 @@ class PatchEncoder(nn.Module):
                 f"the aligner was built for images [B,1,{self.size},{self.size}] and was given {list(image.shape)}; "
                 "set the data's resolution to the aligner's"
             )
-        x = self.stem(image.contiguous(memory_format=torch.channels_last))
-        for stage in self.stages:
-            x = stage(x)
+        image = image.contiguous(memory_format=torch.channels_last)
+        x = self._staged(image) if self.trunk is None else self.trunk(image)
         x = self.blocks(self.enter(x)) + self.place_in(self.place)
         if self.adaptive is not None:
             x, boxes = self.adaptive(x, phase=phase)
@@ -170,6 +176,12 @@ class PatchEncoder(nn.Module):
             x, boxes = every_second(x, phase), self._grid_boxes(len(x), phase)
         x = self.join(x).permute(0, 2, 3, 1).flatten(1, 2)  # B P C
         return functional.normalize(self.out(x).float(), dim=-1), boxes
+
+    def _staged(self, image: Tensor) -> Tensor:
+        x = self.stem(image)
+        for stage in self.stages:
+            x = stage(x)
+        return x
 
     def _grid_boxes(self, count: int, phase: int | None) -> Tensor:
         side = self.place.shape[-1]

@@ -43,6 +43,16 @@ class TextEncoder(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.apply(init_weights)
 
+    @property
+    def width(self) -> int:
+        """C."""
+        return self.config.width
+
+    @property
+    def max_length(self) -> int:
+        """Longest text in sub-words."""
+        return self.config.max_length
+
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """int64 [B,T], bool [B,T] → float [B,T,C]."""
         if ids.shape[1] > self.config.max_length:

@@ -100,8 +100,8 @@ class WordTokenizer:
 
         An empty text becomes one unknown sub-word that belongs to one empty word, so that no row is without a word.
         """
-        ids, index, words, spans = [], [], [], []
-        for text, encoding in zip(texts, self.tokenizer.encode_batch(list(texts)), strict=True):
+        ids, index, spans = [], [], []
+        for encoding in self.tokenizer.encode_batch(list(texts)):
             row_ids = encoding.ids[:max_length] or [self.unknown_id]
             row_index, row_spans = [0] * len(row_ids), [(0, 0)]
             if encoding.ids:
@@ -113,19 +113,30 @@ class WordTokenizer:
             ids.append(row_ids)
             index.append(row_index)
             spans.append(row_spans)
-            words.append([text[a:b].lower() for a, b in row_spans])
-        length = max(len(row) for row in ids)
-        return Tokens(
-            ids=torch.tensor([row + [self.pad_id] * (length - len(row)) for row in ids]),
-            mask=torch.tensor([[True] * len(row) + [False] * (length - len(row)) for row in ids]),
-            word_index=torch.tensor([row + [-1] * (length - len(row)) for row in index]),
-            words=words,
-            spans=spans,
-        )
+        return padded(texts, ids, index, spans, pad=self.pad_id)
 
     def decode(self, ids: Tensor) -> list[str]:
         """Texts of int64 [B,T]; special tokens are left out."""
         return self.tokenizer.decode_batch(ids.tolist(), skip_special_tokens=True)
+
+
+def padded(
+    texts: Sequence[str],
+    ids: Sequence[list[int]],
+    index: Sequence[list[int]],
+    spans: list[list[tuple[int, int]]],
+    *,
+    pad: int,
+) -> Tokens:
+    """B texts' sub-words, the words they belong to and these words' places in the text, as `Tokens`."""
+    length = max(len(row) for row in ids)
+    return Tokens(
+        ids=torch.tensor([row + [pad] * (length - len(row)) for row in ids]),
+        mask=torch.tensor([[True] * len(row) + [False] * (length - len(row)) for row in ids]),
+        word_index=torch.tensor([row + [-1] * (length - len(row)) for row in index]),
+        words=[[text[a:b].lower() for a, b in row] for text, row in zip(texts, spans, strict=True)],
+        spans=spans,
+    )
 
 
 def pool_words(features: Tensor, word_index: Tensor, *, words: int) -> Tensor:

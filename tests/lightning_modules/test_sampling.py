@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from lightning_modules.networks.masked_generator import Condition, GeneratorConfig, MaskedGenerator
 from lightning_modules.networks.sampling import SamplingConfig, guided_logits, sample_codes, seeded_uniform
-from lightning_modules.networks.text_encoder import TextEncoderConfig
+from lightning_modules.networks.text_encoder import TextEncoder, TextEncoderConfig
 
 TEXT = TextEncoderConfig(vocabulary=11, width=16, heads=2, depth=1, dropout=0.0)
 
@@ -18,7 +18,7 @@ TEXT = TextEncoderConfig(vocabulary=11, width=16, heads=2, depth=1, dropout=0.0)
 def model(codes: int = 7, grid: int = 3) -> MaskedGenerator:
     torch.manual_seed(0)
     config = GeneratorConfig(width=16, depth=2, heads=2, dropout=0.0, codes=codes, grid=grid)
-    network = MaskedGenerator(config, TEXT).eval()
+    network = MaskedGenerator(config, TextEncoder(TEXT)).eval()
     for parameter in network.parameters():  # the small initial weights would hide differences
         nn.init.normal_(parameter, std=0.3)
     return network
