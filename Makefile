@@ -72,8 +72,8 @@ CODE_classifier := $(CODE_all) lightning_modules/classifier.py $(addprefix $(NET
 CODE_codebook := $(CODE_all) lightning_modules/codebook.py \
   $(addprefix $(NETWORKS)/,vqgan.py codes.py code_parts.py fidelity.py features.py quantizer.py fsq.py lfq.py discriminator.py losses.py transformer.py)
 CODE_text := $(CODE_all) $(addprefix $(NETWORKS)/,tokenizer.py transformer.py text_encoder.py alignment.py patch_encoder.py adaptive_patches.py \
-  local_norm.py key_patches.py key_patch_files.py key_patch_build.py clue_retriever.py)
-CODE_aligner := $(CODE_text) $(addprefix lightning_modules/,aligner.py key_patch_run.py) $(addprefix $(NETWORKS)/,classifier.py vqgan.py statements.py \
+  local_norm.py pretrained_image.py pretrained_text.py key_patches.py key_patch_files.py key_patch_build.py clue_retriever.py)
+CODE_aligner := $(CODE_text) $(addprefix lightning_modules/,aligner.py encoders.py key_patch_run.py) $(addprefix $(NETWORKS)/,classifier.py vqgan.py statements.py \
   contrastive.py alignment_losses.py alignment_cases.py pointing.py bootstrap.py prompted_pointing.py retrieval.py zero_shot.py word_maps.py \
   clue_origins.py key_patch_candidates.py key_patch_atlas.py)
 CODE_generator := $(CODE_text) lightning_modules/generator.py $(addprefix $(NETWORKS)/,masked_generator.py sampling.py)
