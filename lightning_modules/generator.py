@@ -135,9 +135,7 @@ class CXRGenerator(LightningModule):
         path = self.paths[name]
         if path is None:
             option = "key_patches" if name == "key_patches" else f"{name}_ckpt"
-            raise ValueError(
-                f"training the generator needs model.init_args.{option}: the file that the stage before it wrote"
-            )
+            raise ValueError(f"training the generator needs model.init_args.{option}: what the stage before it wrote")
         return path
 
     def _build(self, parts: dict[str, Any]) -> None:
@@ -145,10 +143,9 @@ class CXRGenerator(LightningModule):
         aligner = stages.as_config(AlignerConfig, parts["aligner"])
         text_model = stages.as_config(TextModel, parts.get("text_model"))
         self.tokenizer = open_tokenizer(parts["tokenizer"], text_model)
-        self.codebook = stages.Frozen(VQGAN(codebook))
         key_patches = stages.as_config(KeyPatchConfig, parts["key_patches"])
         retriever = ClueRetriever(aligner, parts["tokenizer"], key_patches, text_model)
-        self.retriever = stages.Frozen(retriever)
+        self.codebook, self.retriever = stages.Frozen(VQGAN(codebook)), stages.Frozen(retriever)
         config = dataclasses.replace(self.config, codes=codebook.codes, grid=codebook.grid, views=len(VIEWS))
         dropout = config.dropout if self.train_text else 0.0
         text = dataclasses.replace(retriever.text_config, vocabulary=len(self.tokenizer), dropout=dropout)

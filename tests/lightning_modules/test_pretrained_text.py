@@ -12,7 +12,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from lightning_modules.encoders import Encoders, PretrainedOptions, open_encoders
 from lightning_modules.networks.alignment import AlignerConfig, AlignmentNetwork, encode_words
-from lightning_modules.networks.key_patches import ClueRetriever, KeyPatchConfig
+from lightning_modules.networks.clue_retriever import ClueRetriever
+from lightning_modules.networks.key_patches import KeyPatchConfig
 from lightning_modules.networks.pretrained_text import PretrainedTextEncoder, WordPieceTokenizer, open_tokenizer
 from lightning_modules.networks.tokenizer import WordTokenizer, train_tokenizer
 from tests.lightning_modules import tiny_encoders
@@ -157,6 +158,7 @@ def test_the_retriever_reads_as_the_aligner_does(folder: Path) -> None:
     arrays = {"features": functional.normalize(words[0, 1:3].mean(dim=0), dim=0)[None].detach()}
     arrays |= {"codes": torch.tensor([[4]]), "positions": torch.tensor([[9]])}
     arrays |= {"word": torch.tensor([0]), "side": torch.tensor([-1]), "patient": torch.tensor([0])}
+    arrays |= {"centres": arrays["features"], "pathology": torch.tensor([True])}
     retriever.load_stages(network.state_dict(), arrays)
     torch.testing.assert_close(encode_words(retriever.text, retriever.text_out, tokens), words)
     assert retriever.clues(["Left pleural effusion.", "No pleural effusion."]).tolist() == [
