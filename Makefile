@@ -32,7 +32,7 @@ help: ## list the targets
 
 # --- checks ------------------------------------------------------------------------------------------------------------
 .PHONY: help test test-slow benchmarks lint
-test: .venv/installed ## all fast tests, on all cores (11 minutes on 2 slow ones)
+test: .venv/installed ## all fast tests, on all cores (10 minutes on 2 cores)
 	$(PYTEST_SPREAD) -m "not slow"
 
 test-slow: .venv/installed ## DDP, resume and whole-chain tests, then the benchmarks, alone as they measure

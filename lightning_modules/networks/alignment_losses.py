@@ -36,7 +36,7 @@ class LossWeights:
     Attributes:
         statements: each statement for itself; that a sentence denies is learnt with it.
         hard: share, in [0,1], of images with the same finding on the other side among those of which a statement does
-            not hold.
+            not hold; at 0 these are no negatives at all.
         reports: contrast of whole reports by their statements.
         words: contrast of whole reports by late interaction of all words with all patches, as AdaMatch has it; it costs
             as much as all else together.
@@ -137,8 +137,9 @@ def _of_statements(
 def statement_loss(evidence: Tensor, found: Answers, denied: Tensor, *, hard: float) -> Tensor:
     """Binary cross-entropy, balanced within each statement: the images of which it holds count as much as the others.
 
-    So a finding's evidence is 0 where it is as likely there as not, however rare it is, and rare findings count as much
-    as frequent ones. A denial counts half: its evidence is that of absence.
+    So rare findings count as much as frequent ones, and where a batch holds both kinds of images a finding's evidence
+    is 0 where it is as likely there as not; a statement that holds of none of them, or of all, has one half only.
+    A denial counts half: its evidence is that of absence.
 
     Args:
         evidence: float [B,M], the logit that each image of this rank shows each statement's finding.

@@ -41,15 +41,9 @@ FIGURES = (
     "stated_flipped", "denied_flipped", "recall_at_10", "recall_at_10_ceiling", "word_recall_at_10",
 )  # fmt: skip
 SHOWN = ("pointing", "zero_shot_auroc", "side_flipped", "status_flipped", "recall_at_10", "cpu_seconds")
-# What a variant's training and test depend on beside its configs: with other code, former results are none.
-_NETWORKS = (
-    "alignment alignment_cases alignment_losses adaptive_patches contrastive patch_encoder pointing retrieval "
-    "statements text_encoder tokenizer zero_shot"
-)
-CODE = (
-    *(f"lightning_modules/{name}.py" for name in ("aligner", "schedule", "optimizers")),
-    *(f"lightning_modules/networks/{name}.py" for name in _NETWORKS.split()),
-    "datamodules/reports/entailment.py",
+# With other code, former results are none.
+CODE = tuple(
+    sorted(path for package in ("lightning_modules", "datamodules") for path in (ROOT / package).rglob("*.py"))
 )
 
 
@@ -71,7 +65,7 @@ def measure(
         more: further arguments of main.py, for all runs.
     """
     wishes = {
-        "code": hashlib.sha256(b"".join((ROOT / name).read_bytes() for name in CODE)).hexdigest(),
+        "code": hashlib.sha256(b"".join(path.read_bytes() for path in CODE)).hexdigest(),
         "configs": {name: file_digest(str(ROOT / "configs" / name)) for name in CONFIGS},
         "arguments": list(more),
         "epochs": epochs,
