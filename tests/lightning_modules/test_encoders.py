@@ -76,43 +76,45 @@ def test_trained_encoders_learn_at_their_share_of_the_rate(tmp_path: Path) -> No
 
 FRESH = """
 import sys, torch
+from pathlib import Path
 from safetensors.torch import save_file
 from lightning_modules.aligner import WordPatchAligner
 torch.set_num_threads(1)
-module = WordPatchAligner.load_from_checkpoint(sys.argv[1], map_location="cpu").eval()
-image = torch.linspace(-1, 1, 512).view(2, 1, 16, 16)
-found = module.align(image, sys.argv[3:])
-save_file({"similarity": found.similarity, "boxes": found.boxes.contiguous()}, sys.argv[2])
+image, (folder, *reports) = torch.linspace(-1, 1, 512).view(2, 1, 16, 16), sys.argv[1:]
+for path in Path(folder).glob("*/aligner.ckpt"):
+    module = WordPatchAligner.load_from_checkpoint(path, map_location="cpu").eval()
+    found = module.align(image, reports)
+    save_file({"similarity": found.similarity, "boxes": found.boxes.contiguous()}, path.with_name("out.safetensors"))
 """
 
 
-@pytest.mark.parametrize("kind", ["vit", "resnet", "codebook"])
-def test_a_checkpoint_needs_neither_the_models_nor_a_hub(kind: str, tmp_path: Path) -> None:
-    if kind == "codebook":
-        path = str(tiny_encoders.codebook(tmp_path, resolution=16))
-        given = PretrainedOptions(
-            codebook_ckpt=path, text_model=str(tiny_encoders.bert(tmp_path / "bert", positions=128))
-        )
-    else:
-        given = options(tmp_path, kind, train_text=True)
-    module, path = fitted(tmp_path, given, max_steps=1)
-    image = torch.linspace(-1, 1, 512).view(2, 1, 16, 16)
-    expected = module.align(image, REPORTS)
-    side = {"vit": 2, "resnet": 2, "codebook": 4}[kind]
-    assert expected.similarity.shape == (2, 10, side**2)
-    assert expected.boxes[0, -1].tolist() == [1 - 1 / side, 1 - 1 / side, 1, 1]
-    # The shipped config names a classifier, which this checkpoint has no use for.
-    again = WordPatchAligner.load_from_checkpoint(path, map_location="cpu", classifier_ckpt="features.ckpt").eval()
-    assert torch.equal(again.align(image, REPORTS).similarity, expected.similarity)
-    for source in ("vision", "bert", "codebook.ckpt"):
-        if (tmp_path / source).exists():
-            (tmp_path / source).rename(tmp_path / f"gone-{source}")
-    command = [sys.executable, "-c", FRESH, str(path), str(tmp_path / "out.safetensors"), *REPORTS]
+def test_checkpoints_need_neither_the_models_nor_a_hub(tmp_path: Path) -> None:
+    image, sides, expected = torch.linspace(-1, 1, 512).view(2, 1, 16, 16), {"vit": 2, "resnet": 2, "codebook": 4}, {}
+    for kind, side in sides.items():
+        folder = tmp_path / kind
+        if kind == "codebook":
+            text = tiny_encoders.bert(folder / "bert", positions=128)
+            codes = tiny_encoders.codebook(folder, resolution=16)
+            given = PretrainedOptions(codebook_ckpt=str(codes), text_model=str(text))
+        else:
+            given = options(folder, kind, train_text=True)
+        module, path = fitted(folder, given, max_steps=1)
+        found = expected[kind] = module.align(image, REPORTS)
+        assert found.similarity.shape == (2, 10, side**2)
+        assert found.boxes[0, -1].tolist() == [1 - 1 / side, 1 - 1 / side, 1, 1]
+        # The shipped config names a classifier, which this checkpoint has no use for.
+        again = WordPatchAligner.load_from_checkpoint(path, map_location="cpu", classifier_ckpt="features.ckpt").eval()
+        assert torch.equal(again.align(image, REPORTS).similarity, found.similarity)
+        for source in ("vision", "bert", "codebook.ckpt"):
+            if (folder / source).exists():
+                (folder / source).rename(folder / f"gone-{source}")
+    command = [sys.executable, "-c", FRESH, str(tmp_path), *REPORTS]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = load_file(tmp_path / "out.safetensors")
-    assert torch.equal(found["similarity"], expected.similarity)
-    assert torch.equal(found["boxes"], expected.boxes)
+    for kind, found in expected.items():
+        written = load_file(tmp_path / kind / "out.safetensors")
+        assert torch.equal(written["similarity"], found.similarity)
+        assert torch.equal(written["boxes"], found.boxes)
 
 
 def test_a_run_is_resumed_when_the_models_are_gone(tmp_path: Path) -> None:
