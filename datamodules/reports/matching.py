@@ -95,7 +95,8 @@ def match(studies: pd.DataFrame, texts: Texts, *, seed: int) -> dict[str, Match]
     names = list(FINDINGS)
     by_study = studies.groupby("study_id", sort=True)
     split_of = by_study["split"].first()
-    values = by_study[names].max().to_numpy(dtype=np.float32)  # present before absent, absent before uncertain
+    values = by_study[names].max().to_numpy(dtype=np.float32)  # present before absent
+    # What one image leaves uncertain and none shows is uncertain of the study.
     uncertain = (studies[names] == -1).groupby(studies["study_id"], sort=True).any().to_numpy()
     labels = with_hierarchy(np.where((values != 1) & uncertain, -1.0, values))
     found: dict[str, Match] = {}
