@@ -110,10 +110,13 @@ def statement_scores(fits: Tensor, spoken: Tensor) -> Scores:
     """
     with torch.autocast(fits.device.type, enabled=False):
         likelihoods = functional.logsigmoid(fits.float())
-        return Scores(_mean_of(likelihoods, gather_rows(spoken)), _mean_of(gather_rows(likelihoods), spoken))
+        return Scores(
+            mean_likelihoods(likelihoods, gather_rows(spoken)), mean_likelihoods(gather_rows(likelihoods), spoken)
+        )
 
 
-def _mean_of(likelihoods: Tensor, spoken: Tensor) -> Tensor:
+def mean_likelihoods(likelihoods: Tensor, spoken: Tensor) -> Tensor:
+    """Of float [I,M], over what each text states, bool [J,M]: [I,J], `BAD` for a text that states nothing."""
     count = spoken.sum(dim=1)
     means = likelihoods @ (spoken.float() / count.clamp_min(1)[:, None]).T
     return means.masked_fill(count == 0, BAD)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_modules.networks.alignment import Queries, late_interaction
-from lightning_modules.networks.contrastive import Scores, spoken_by, statement_scores
+from lightning_modules.networks.contrastive import Scores, mean_likelihoods, spoken_by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,4 +109,7 @@ def _by_statements(
     numbers = [range(end - count, end) for end, count in zip(ends, counts, strict=True)]
     spoken = spoken_by(numbers, count=sum(counts), device=patches.device)
     # In parts: 500 images of 256 patches and 4,000 statements have half a billion cosines.
-    return statement_scores(torch.cat([fits(every, part) for part in patches.split(step)]), spoken)
+    fitting = torch.cat([fits(every, part) for part in patches.split(step)])
+    # The pairs are those of all ranks already: nothing is gathered here.
+    scores = mean_likelihoods(functional.logsigmoid(fitting.float()), spoken)
+    return Scores(scores, scores)
