@@ -183,13 +183,18 @@ def wrap(text: str, *, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width
     return lines
 
 
-def publish_picture(picture: Image.Image, trainer: Trainer, *, name: str, key: str, compress_level: int = 6) -> None:
-    """Write `<default_root_dir>/pictures/<name>.png`, and give it to loggers that take images as `pictures/<key>`."""
-    path = Path(trainer.default_root_dir) / "pictures" / f"{name}.png"
+def save_picture(picture: Image.Image, path: Path, *, compress_level: int = 6) -> None:
+    """Write a PNG under a temporary name, then move it into place; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     picture.save(temporary, format="PNG", compress_level=compress_level)
     os.replace(temporary, path)
+
+
+def publish_picture(picture: Image.Image, trainer: Trainer, *, name: str, key: str, compress_level: int = 6) -> None:
+    """Write `<default_root_dir>/pictures/<name>.png`, and give it to loggers that take images as `pictures/<key>`."""
+    path = Path(trainer.default_root_dir) / "pictures" / f"{name}.png"
+    save_picture(picture, path, compress_level=compress_level)
     for logger in trainer.loggers:
         if hasattr(logger, "log_image"):
             logger.log_image(key=f"pictures/{key}", images=[picture])

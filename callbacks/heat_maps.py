@@ -4,19 +4,17 @@ A test and some validation epochs draw a handful of images; `predict` of an alig
 draws every image and lists every word.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from PIL import Image
 from torch import Tensor
 
 from callbacks.explanation_pictures import Explained, compose_explanations
 from callbacks.extraction import check_images
-from callbacks.grids import publish_picture
+from callbacks.grids import publish_picture, save_picture
 from callbacks.metrics_file import describe_checkpoint
 from callbacks.protocols import ClueOrigin, ExplainsWords, WordMap
 from callbacks.word_tables import clue_row, gathered, word_row, write_table
@@ -140,13 +138,12 @@ class WordHeatMaps(Callback):
             return  # the module predicts something else
         assert isinstance(pl_module, ExplainsWords)
         folder = Path(trainer.default_root_dir) / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
         for start in range(0, len(batch["image_id"]), CHUNK):
             rows = list(range(start, min(start + CHUNK, len(batch["image_id"]))))
             explained, maps = self._explain(pl_module, batch, rows)
             for row, one, of_image in zip(rows, explained, maps, strict=True):
                 picture = compose_explanations([one], cell=self.cell, columns=self.columns)
-                _save(picture, folder / outputs["picture"][row])
+                save_picture(picture, folder / outputs["picture"][row], compress_level=COMPRESSION)
                 self._pictures.append(outputs["picture"][row])
                 self._words += [word_row(one.title, word) for word in of_image]
                 self._clues += [clue_row(one.title, rank, clue) for rank, clue in enumerate(one.clues)]
@@ -201,9 +198,3 @@ def _region(batch: Batch, row: int, word: WordMap) -> Tensor | None:
         return None
     mask = batch["masks"][row, FINDINGS.index(word.label)].cpu()
     return mask if bool(mask.any()) else None
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    picture.save(temporary, format="PNG", compress_level=COMPRESSION)
-    os.replace(temporary, path)
