@@ -202,11 +202,6 @@ class AlignmentNetwork(nn.Module):
         return self.log_scale.clamp(0.0, 4.6052).exp()
 
 
-def encode_words(text: TextEncoder | PretrainedTextEncoder, out: nn.Linear, tokens: Tokens) -> Tensor:
-    """Reports to one unit vector a word, float32 [B,W,D]."""
-    return functional.normalize(out(read_words(text, tokens)).float(), dim=-1)
-
-
 def read_words(text: TextEncoder | PretrainedTextEncoder, tokens: Tokens) -> Tensor:
     """What the text encoder reads at each word, [B,W,2C]: the sum of its sub-words, and the mean of its sentence.
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from datamodules import layouts
 from datamodules.reports import mentions
 from lightning_modules.networks import clue_retriever
-from lightning_modules.networks.alignment import AlignerConfig, AlignmentNetwork, encode_words
+from lightning_modules.networks.alignment import AlignerConfig, AlignmentNetwork, read_words
 from lightning_modules.networks.clue_retriever import ClueRetriever
 from lightning_modules.networks.key_patches import KeyPatchConfig
 from lightning_modules.networks.tokenizer import WordTokenizer, train_tokenizer
@@ -78,7 +78,7 @@ def measure(*, rounds: int = 15) -> dict[str, Any]:
 
     def encode() -> None:
         with torch.no_grad():
-            encode_words(part.text, part.text_out, tokens)
+            functional.normalize(part.text_out(read_words(part.text, tokens)), dim=-1)
 
     def search() -> None:
         part.codebook.retrieve(*asking, count=part.config.clue_entries)
