@@ -6,12 +6,12 @@ from torch import Tensor
 from datamodules.manifest import Batch
 from datamodules.reports.entailment import facts
 from lightning_modules.networks.alignment import AlignmentNetwork, Queries, Words, compact, content_mask
-from lightning_modules.networks.contrastive import text_number
 from lightning_modules.networks.pointing import SLUGS, PointingCase, case_scores, pointing_cases
 from lightning_modules.networks.prompted_pointing import prompted_cases
 from lightning_modules.networks.ranks import gather_items
 from lightning_modules.networks.retrieval import Pair, retrieval_scores
 from lightning_modules.networks.statements import queries, stated
+from lightning_modules.networks.text_numbers import text_number
 from lightning_modules.networks.tokenizer import Tokens
 from lightning_modules.networks.zero_shot import (
     ShownFindings,

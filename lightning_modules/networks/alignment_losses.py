@@ -20,12 +20,12 @@ from lightning_modules.networks.contrastive import (
     pooled_scores,
     spoken_by,
     statement_scores,
-    text_number,
     told,
     word_scores,
 )
 from lightning_modules.networks.ranks import gather_items, gather_rows, sum_over_ranks, world_size
 from lightning_modules.networks.statements import Answers, answers, queries, statements
+from lightning_modules.networks.text_numbers import text_number
 from lightning_modules.networks.tokenizer import Tokens
 
 

@@ -12,10 +12,10 @@ from torch.nn import functional
 from datamodules.manifest import Batch
 from datamodules.reports.labels import FINDINGS
 from lightning_modules.networks.classifier import FindingNetwork
-from lightning_modules.networks.contrastive import text_number
 from lightning_modules.networks.grad_cam import grad_cam
 from lightning_modules.networks.pointing import PointingCase, case_scores, cases_of, labelled
 from lightning_modules.networks.ranks import gather_items
+from lightning_modules.networks.text_numbers import text_number
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,9 +15,10 @@ from torch.nn import functional
 
 from datamodules.reports.mentions import Mention, extract
 from lightning_modules.networks.alignment import AlignerConfig, read_words
-from lightning_modules.networks.key_patches import SIDES, KeyPatchCodebook, KeyPatchConfig, mention_words, patient_hash
+from lightning_modules.networks.key_patches import SIDES, KeyPatchCodebook, KeyPatchConfig, mention_words
 from lightning_modules.networks.pretrained_text import TextModel, build_text, open_tokenizer
 from lightning_modules.networks.text_encoder import TextEncoderConfig
+from lightning_modules.networks.text_numbers import text_number
 from lightning_modules.networks.tokenizer import Tokens
 
 NEAREST = 0.5  # least cosine at which a word without entries of its own takes those of another
@@ -127,7 +128,7 @@ class ClueRetriever(nn.Module):
             return [[] for _ in reports]
         patients = torch.zeros_like(queries.words)
         if exclude_patients is not None:
-            hashes = [patient_hash(patient) for patient in exclude_patients]
+            hashes = [text_number(patient) for patient in exclude_patients]
             patients = torch.tensor([hashes[report] for report in queries.reports], device=patients.device)
         scores, entries = self.codebook.retrieve(
             queries.features, queries.words, queries.sides, patients, count=self.config.clue_entries

@@ -7,7 +7,6 @@ gradients, so that the mean over ranks, which DDP takes, is the loss and the gra
 Shapes: I images and J texts of this rank, N of all ranks, P patches, W words, M statements, D the shared space.
 """
 
-import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,11 +24,6 @@ class Scores(NamedTuple):
 
     to_text: Tensor  # float32 [I,N]
     to_image: Tensor  # float32 [N,J]
-
-
-def text_number(text: str) -> int:
-    """A signed 64-bit number for a text, the same in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
 def soft_targets(rows: Tensor, columns: Tensor, row_text: Tensor, column_text: Tensor, *, same_labels: float) -> Tensor:

@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_modules.networks.key_patch_build import Candidate, KeyPatchOptions
-from lightning_modules.networks.key_patches import SIDES, KeyPatchConfig, patient_hash
+from lightning_modules.networks.key_patches import SIDES, KeyPatchConfig
+from lightning_modules.networks.text_numbers import text_number
 
 SCHEMA = 2
 ARRAYS = ("features", "codes", "positions", "word", "side", "patient", "centres", "pathology")
@@ -110,7 +111,7 @@ def _arrays(entries: Sequence[Candidate], words: Sequence[str]) -> dict[str, Ten
         "positions": padded(entry.positions for entry in entries),
         "word": word,
         "side": torch.tensor([SIDES.get(entry.side, -1) for entry in entries]),
-        "patient": torch.tensor([patient_hash(entry.patient_id) for entry in entries]),
+        "patient": torch.tensor([text_number(entry.patient_id) for entry in entries]),
         "boxes": torch.tensor([entry.box for entry in entries]),
         "scores": torch.tensor([entry.score for entry in entries]),
         "centres": functional.normalize(sums, dim=1),

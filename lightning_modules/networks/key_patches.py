@@ -10,7 +10,6 @@ Shapes: E entries, C cells an entry, V words, D the aligner's space, Q queries.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -43,11 +42,6 @@ class KeyPatchConfig:
     clue_tokens: int = 24
 
 
-def patient_hash(patient_id: str) -> int:
-    """A patient id as a signed 64-bit number, the same on every machine."""
-    return int.from_bytes(hashlib.blake2b(patient_id.encode(), digest_size=8).digest(), "little", signed=True)
-
-
 def mention_words(mention: Mention, spans: Sequence[tuple[int, int]]) -> list[int]:
     """Which words of a text overlap a mention; none if the mention lies beyond the tokenizer's `max_length`."""
     return [i for i, (start, end) in enumerate(spans) if start < mention.end and end > mention.start]
@@ -73,7 +67,7 @@ class KeyPatchCodebook(nn.Module):
         self.register_buffer("positions", torch.full((config.entries, config.cells), -1))  # row * w + column
         self.register_buffer("word", torch.zeros(config.entries, dtype=torch.long))  # index into config.words
         self.register_buffer("side", torch.full((config.entries,), -1))  # index of SIDES, -1 = neither
-        self.register_buffer("patient", torch.zeros(config.entries, dtype=torch.long))  # patient_hash
+        self.register_buffer("patient", torch.zeros(config.entries, dtype=torch.long))  # text_number
         self.register_buffer("centres", torch.zeros(len(config.words), config.dim))  # unit vectors
         self.register_buffer("pathology", torch.zeros(len(config.words), dtype=torch.bool))  # else anatomy
 

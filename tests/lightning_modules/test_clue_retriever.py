@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lightning_modules.networks.alignment import AlignerConfig, AlignmentNetwork, encode_words
+from lightning_modules.networks.alignment import AlignerConfig, AlignmentNetwork, read_words
 from lightning_modules.networks.clue_retriever import ClueRetriever, asked
-from lightning_modules.networks.key_patches import KeyPatchConfig, patient_hash
+from lightning_modules.networks.key_patches import KeyPatchConfig
+from lightning_modules.networks.text_numbers import text_number
 from lightning_modules.networks.tokenizer import train_tokenizer
 
 CONFIG = AlignerConfig(resolution=16, patch=4, width=16, depth=1, heads=2, dim=8, dropout=0.0, text_width=16)
@@ -33,7 +34,7 @@ def retriever(entries: list[tuple[str, str, str, int, int]], **sizes: int) -> Cl
         "positions": torch.tensor([[e[4]] for e in entries]),
         "word": torch.tensor([words.index(e[0]) for e in entries]),
         "side": torch.tensor([{"left": 0, "right": 1}.get(e[1], -1) for e in entries]),
-        "patient": torch.tensor([patient_hash(e[2]) for e in entries]),
+        "patient": torch.tensor([text_number(e[2]) for e in entries]),
         "centres": functional.normalize(torch.randn(len(words), 8, generator=generator), dim=1),
         "pathology": torch.tensor([word not in ANATOMY for word in words]),
     }
@@ -71,7 +72,7 @@ def test_every_present_finding_keeps_a_clue_and_the_rest_goes_to_the_best() -> N
     fetched = part.fetch([report])[0]
     assert {found.word for found in fetched} == {"pleural effusion", "cardiomegaly"}
     tokens = part.tokenizer([report], max_length=CONFIG.max_length)
-    words = encode_words(part.text, part.text_out, tokens)[0]
+    words = functional.normalize(part.text_out(read_words(part.text, tokens)), dim=-1)[0]
     query = functional.normalize(words[1:3].mean(dim=0), dim=0)  # "pleural effusion"
     scores = (part.codebook.features[:2] @ query).tolist()
     effusion = next(found for found in fetched if found.word == "pleural effusion")
@@ -81,7 +82,7 @@ def test_every_present_finding_keeps_a_clue_and_the_rest_goes_to_the_best() -> N
 
 def word_vector(part: ClueRetriever, report: str, place: int) -> torch.Tensor:
     tokens = part.tokenizer([report], max_length=CONFIG.max_length)
-    return encode_words(part.text, part.text_out, tokens)[0, place]
+    return functional.normalize(part.text_out(read_words(part.text, tokens)), dim=-1)[0, place]
 
 
 def test_a_word_without_entries_takes_those_of_the_nearest_word() -> None:

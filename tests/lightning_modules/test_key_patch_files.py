@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from lightning_modules.networks.key_patch_atlas import MARGIN, atlas_words, write_atlas
 from lightning_modules.networks.key_patch_build import KeyPatchOptions
 from lightning_modules.networks.key_patch_files import load_key_patches, read_facts, write_key_patches
-from lightning_modules.networks.key_patches import KeyPatchCodebook, KeyPatchConfig, patient_hash
+from lightning_modules.networks.key_patches import KeyPatchCodebook, KeyPatchConfig
+from lightning_modules.networks.text_numbers import text_number
 from tests.lightning_modules.key_patch_entries import DIGESTS, entry
 
 AXES = np.eye(8, dtype=np.float32)
@@ -35,7 +36,7 @@ def test_files_round_trip(tmp_path: Path) -> None:
     assert arrays["word"].tolist() == [0, 0, 1]
     assert arrays["side"].tolist() == [-1, -1, 0]
     assert arrays["codes"].tolist() == [[3, -1], [5, 6], [3, -1]]
-    assert arrays["patient"].tolist() == [patient_hash("p-a"), patient_hash("p-b"), patient_hash("p-b")]
+    assert arrays["patient"].tolist() == [text_number("p-a"), text_number("p-b"), text_number("p-b")]
     assert arrays["pathology"].tolist() == [True, False]
     half = 0.5**0.5
     assert arrays["centres"].tolist() == [

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_modules.networks.key_patches import KeyPatchCodebook, KeyPatchConfig, patient_hash
+from lightning_modules.networks.key_patches import KeyPatchCodebook, KeyPatchConfig
+from lightning_modules.networks.text_numbers import text_number
 
 
 def unit(*shape: int, generator: torch.Generator) -> Tensor:
@@ -75,4 +76,4 @@ def test_nearest_word_among_those_allowed_by_what_they_do_not_share() -> None:
 
 
 def test_a_patient_has_the_same_number_everywhere() -> None:
-    assert patient_hash("p10000032") == -2556966255663743717
+    assert text_number("p10000032") == -2556966255663743717
