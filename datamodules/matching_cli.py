@@ -15,7 +15,7 @@ from datamodules.manifest import Manifest
 from datamodules.prompts import MATCHED
 from datamodules.reports.keyword_rows import write_rows
 from datamodules.reports.labels import FINDINGS, SPLITS
-from datamodules.reports.matching import Match, Texts, match, read_texts
+from datamodules.reports.matching import Match, Texts, match, read_texts, with_hierarchy
 
 SCHEMA = 1
 
@@ -112,7 +112,8 @@ def _tell(found: dict[str, Match], texts: Texts, *, split_of: dict[str, str], fr
             )
     lacking = Counter(name for one in found.values() for name in one.missing)
     added = Counter(name for one in found.values() for name in one.extra)
-    shown = frame[frame["study_id"].astype(str).isin(found)].groupby("study_id")[list(FINDINGS)].max().eq(1).sum()
+    matched = frame[frame["study_id"].astype(str).isin(found)].groupby("study_id")[list(FINDINGS)].max()
+    shown = pd.Series((with_hierarchy(matched.to_numpy(dtype="float32")) == 1).sum(axis=0), index=FINDINGS)
     for name in FINDINGS:
         if shown[name] or added[name]:
             print(f"{name}: {shown[name]} studies, not in the text of {lacking[name]}; {added[name]} texts add it")

@@ -5,6 +5,7 @@ numpy and pandas only.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ OPACITY = FINDINGS.index("Lung Opacity")
 
 
 class Texts(NamedTuple):
-    """N different report texts that say something of findings, sorted by id."""
+    """N report texts of different words that say something of findings, sorted by id."""
 
     ids: list[str]  # of the first report with the text
     texts: list[str]
@@ -49,8 +50,8 @@ def with_hierarchy(labels: np.ndarray) -> np.ndarray:
 def read_texts(reports: Mapping[str, str], *, shares: Mapping[str, float], seed: int) -> tuple[Texts, list[str]]:
     """The texts that can be given to images, each to those of one split.
 
-    The split goes by a hash of the text in lower case, not of the report: OpenI's normal reports repeat one another,
-    and a text that is tested must not have been trained on.
+    The split goes by a hash of the text's words, not of the report: OpenI's normal reports repeat one another, some but
+    for a comma, and a text that is tested must not have been trained on.
 
     Args:
         reports: report id → text.
@@ -62,7 +63,7 @@ def read_texts(reports: Mapping[str, str], *, shares: Mapping[str, float], seed:
     """
     first: dict[str, str] = {}
     for name in sorted(reports):
-        first.setdefault(" ".join(reports[name].lower().split()), name)
+        first.setdefault(" ".join(re.findall(r"\w+", reports[name].lower())), name)
     labels = {name: labels_of(reports[name]) for name in first.values()}
     silent = [name for name, row in labels.items() if np.isnan(row).all()]
     bounds = np.cumsum([shares.get(split, 0.0) for split in SPLITS])[:-1]  # the last share ends at 1

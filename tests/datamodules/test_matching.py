@@ -24,6 +24,7 @@ REPORTS = {
     "d": "Normal chest.",
     "e": "Compared with the earlier study.",
     "f": "normal  CHEST.",
+    "g": "Normal chest;",
 }
 
 
