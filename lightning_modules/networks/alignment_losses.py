@@ -130,7 +130,10 @@ def _of_statements(
         told_by = [{fact._replace(severity=None) for fact in facts(report)} & number.keys() for report in reports]
         spoken = spoken_by([[number[fact] for fact in of] for of in told_by], count=len(asked), device=device)
         scores = statement_scores(torch.where(denied, -evidence, evidence), spoken)
-        losses["reports"] = weights.reports * contrastive_loss(scores, told(targets, spoken), scale=network.scale)
+        of_images, of_texts = told(targets, spoken)
+        losses["reports"] = weights.reports * contrastive_loss(
+            scores, of_images, scale=network.scale, image_targets=of_texts
+        )
     return losses
 
 

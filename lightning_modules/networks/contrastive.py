@@ -56,20 +56,20 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return -(targets * functional.log_softmax(logits.float(), dim=1)).sum(dim=1).mean()
 
 
-def contrastive_loss(scores: Scores, targets: Tensor, *, scale: Tensor) -> Tensor:
+def contrastive_loss(scores: Scores, targets: Tensor, *, scale: Tensor, image_targets: Tensor | None = None) -> Tensor:
     """The mean of both directions' cross-entropy.
 
     Args:
         scores: of this rank.
         targets: float [I,N] of `batch_targets`.
         scale: 1 / temperature.
+        image_targets: of this rank's texts with all images, float [I,N], where these are others.
     """
     # DDP takes the mean over ranks: a rank with one row more counts so much more.
     share = targets.shape[0] * world_size() / targets.shape[1]
-    both = (scores.to_text, scores.to_image.T)
-    return (
-        0.5 * share * sum((soft_cross_entropy(scale * s, targets) for s in both), torch.zeros((), device=scale.device))
-    )
+    to_text = soft_cross_entropy(scale * scores.to_text, targets)
+    to_image = soft_cross_entropy(scale * scores.to_image.T, targets if image_targets is None else image_targets)
+    return 0.5 * share * (to_text + to_image)
 
 
 def word_scores(patches: Tensor, words: Tensor, mask: Tensor) -> Scores:
@@ -116,11 +116,15 @@ def mean_likelihoods(likelihoods: Tensor, spoken: Tensor) -> Tensor:
     return means.masked_fill(count == 0, BAD)
 
 
-def told(targets: Tensor, spoken: Tensor) -> Tensor:
-    """Targets [I,N] without the texts that state nothing; an image whose own text is one of them gets no target."""
-    kept = targets * gather_rows(spoken).any(dim=1)
+def told(targets: Tensor, spoken: Tensor) -> tuple[Tensor, Tensor]:
+    """Targets [I,N] where some texts state nothing: of images with texts, and of texts with images.
+
+    Such a text is nobody's target, and neither it nor its image has one of its own. Its image may be another text's.
+    """
     own = spoken.any(dim=1)[:, None]
-    return torch.where(own, kept / kept.sum(dim=1, keepdim=True).clamp_min(1e-6), 0.0)
+    kept = targets * gather_rows(spoken).any(dim=1)
+    to_text = kept / kept.sum(dim=1, keepdim=True).clamp_min(1e-6)
+    return torch.where(own, to_text, 0.0), torch.where(own, targets, 0.0)
 
 
 def spoken_by(texts: Sequence[Sequence[int]], *, count: int, device: torch.device) -> Tensor:

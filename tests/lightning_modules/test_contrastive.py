@@ -66,7 +66,10 @@ def test_who_states_nothing_is_no_target() -> None:
     spoken = spoken_by([[0], [], [1]], count=2, device=torch.device("cpu"))
     targets = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.0, 0.0, 1.0]])
     expected = torch.tensor([[2 / 3, 0.0, 1 / 3], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    torch.testing.assert_close(told(targets, spoken), expected)
+    of_images, of_texts = told(targets, spoken)
+    torch.testing.assert_close(of_images, expected)
+    # The image of the silent report may still be the first text's.
+    torch.testing.assert_close(of_texts, torch.tensor([[0.5, 0.25, 0.25], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
 
 
 def test_pooled_scores_are_cosines_of_the_means() -> None:
@@ -103,7 +106,8 @@ def _loss_and_gradients(rows: list[int], width: int) -> tuple[float, torch.Tenso
     loss = loss + contrastive_loss(pooled_scores(patches, words, kept), targets, scale=scale)
     # What an image shows of the four statements: the first four of its patches' numbers.
     fits = patches[:, 0, :4]
-    loss = loss + contrastive_loss(statement_scores(fits, statements), told(targets, statements), scale=scale)
+    of_images, of_texts = told(targets, statements)
+    loss = loss + contrastive_loss(statement_scores(fits, statements), of_images, scale=scale, image_targets=of_texts)
     loss.backward()
     assert patches.grad is not None
     assert words.grad is not None
