@@ -68,11 +68,11 @@ endef
 CORE := main.py configs/base.yaml lightning_modules/stages.py $(wildcard datamodules/*.py datamodules/*/*.py)
 NETWORKS := lightning_modules/networks
 CODE_all := lightning_modules/schedule.py lightning_modules/optimizers.py $(NETWORKS)/ranks.py
-CODE_classifier := $(CODE_all) lightning_modules/classifier.py $(addprefix $(NETWORKS)/,classifier.py vqgan.py quantizer.py)
+CODE_classifier := $(CODE_all) lightning_modules/classifier.py $(addprefix $(NETWORKS)/,classifier.py boxes.py vqgan.py quantizer.py)
 CODE_codebook := $(CODE_all) lightning_modules/codebook.py \
   $(addprefix $(NETWORKS)/,vqgan.py codes.py code_parts.py fidelity.py features.py quantizer.py fsq.py lfq.py discriminator.py losses.py transformer.py)
 CODE_text := $(CODE_all) $(addprefix $(NETWORKS)/,tokenizer.py transformer.py text_encoder.py alignment.py patch_encoder.py adaptive_patches.py \
-  local_norm.py pretrained_image.py pretrained_text.py key_patches.py key_patch_files.py key_patch_build.py clue_retriever.py text_numbers.py)
+  boxes.py receptive_field.py local_norm.py pretrained_image.py pretrained_text.py key_patches.py key_patch_files.py key_patch_build.py clue_retriever.py text_numbers.py)
 CODE_aligner := $(CODE_text) $(addprefix lightning_modules/,aligner.py encoders.py key_patch_run.py) $(addprefix $(NETWORKS)/,classifier.py vqgan.py statements.py \
   contrastive.py alignment_losses.py alignment_cases.py pointing.py bootstrap.py prompted_pointing.py retrieval.py zero_shot.py word_maps.py \
   clue_origins.py key_patch_candidates.py key_patch_atlas.py)
@@ -83,7 +83,7 @@ CODE_prompter := $(CODE_all) lightning_modules/prompter.py lightning_modules/pro
   labelers.py chexbert.py radgraph.py report_metrics.py text_metrics.py)
 MEASURES := $(wildcard callbacks/*.py callbacks/*/*.py)
 MEASURES_codebook := $(MEASURES) $(NETWORKS)/reconstruction_metrics.py
-MEASURES_cam := $(MEASURES) $(addprefix $(NETWORKS)/,grad_cam.py cam_cases.py pointing.py bootstrap.py text_numbers.py alignment.py zero_shot.py)
+MEASURES_cam := $(MEASURES) $(addprefix $(NETWORKS)/,grad_cam.py boxes.py cam_cases.py pointing.py bootstrap.py text_numbers.py alignment.py zero_shot.py)
 
 # Weights, order of the images and their augmentation: nothing of a second classifier is that of the first.
 OTHER_SEEDS := --seed_everything=1 --data.init_args.seed=1

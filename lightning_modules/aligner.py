@@ -30,11 +30,13 @@ from lightning_modules.networks.alignment import (
 )
 from lightning_modules.networks.alignment_cases import AlignmentCases
 from lightning_modules.networks.alignment_losses import LossWeights, alignment_losses
+from lightning_modules.networks.boxes import inside
 from lightning_modules.networks.clue_origins import ClueOrigin, ClueSources, clue_origins
 from lightning_modules.networks.clue_retriever import ClueRetriever
 from lightning_modules.networks.key_patch_build import KeyPatchOptions
 from lightning_modules.networks.key_patch_files import load_key_patches
 from lightning_modules.networks.pretrained_text import WordPieceTokenizer, open_tokenizer
+from lightning_modules.networks.ranks import gather_items
 from lightning_modules.networks.statements import prompts
 from lightning_modules.networks.tokenizer import Tokens, WordTokenizer, train_tokenizer
 from lightning_modules.networks.word_maps import WordMap, word_maps
@@ -106,7 +108,7 @@ class WordPatchAligner(LightningModule):
         """Similarity of each word of B reports with each patch of their images [B,1,H,W] in [-1,1]."""
         network, tokens = self._network(), self._tokens(report)
         patches, boxes = network.located_patches(image)
-        return Alignment(cosines(network.words(tokens)[0], patches), tokens.words, tokens.spans, boxes)
+        return Alignment(cosines(network.words(tokens)[0], patches), tokens.words, tokens.spans, inside(boxes))
 
     def clues(self, report: Sequence[str], *, exclude_patients: Sequence[str] | None = None) -> Tensor:
         """Clues of B reports, int64 [B,K,2] of (code, grid position), -1 = padding.
@@ -160,11 +162,15 @@ class WordPatchAligner(LightningModule):
         """
         if stage != "fit" or self.network is not None:
             return
+        encoders = Encoders()
         try:
             encoders = open_encoders(self.pretrained, resolution=self.config.resolution)
         except FileNotFoundError as error:
-            rank_zero_info(f"aligner: only a run that is resumed goes on from here: {error}")
             self.unopened = error
+        # What one rank lacks, all lack: none may wait for it.
+        if missing := gather_items([str(self.unopened)] if self.unopened else []):
+            rank_zero_info(f"aligner: only a run that is resumed goes on from here: {missing[0]}")
+            self.unopened = self.unopened or FileNotFoundError(f"another rank says: {missing[0]}")
             return
         state, words = "", {}
         if self.trainer.is_global_zero:
@@ -206,8 +212,8 @@ class WordPatchAligner(LightningModule):
         """Build the network that the checkpoint's weights belong to."""
         stages.check_stage(checkpoint, stage=STAGE)
         parts = checkpoint[stages.KEY]
-        if "frozen_trunk" not in parts:
-            raise ValueError("the checkpoint is of a former aligner, whose patches were others; train it again")
+        if "network.image.offset" not in checkpoint["state_dict"]:
+            raise ValueError("the checkpoint is of a former aligner, whose patches lay elsewhere; train it again")
         self._build(parts["tokenizer"], parts["prompt_words"], Encoders.from_plain(parts))
         if parts["frozen_trunk"]:
             self._network().image.freeze_trunk()
@@ -242,6 +248,11 @@ class WordPatchAligner(LightningModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=count)
         self.log("train/temperature", 1 / network.scale.detach(), batch_size=count)
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """At the end of an epoch, measure where the patches look."""
+        if self.trainer.is_last_batch:
+            self._network().image.locate(batch["image"], seed=self.global_step)
 
     # Validation and test
 

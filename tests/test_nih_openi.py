@@ -50,9 +50,9 @@ def test_the_aligner_and_grad_cam_play_the_same_cases(tmp_path: Path, monkeypatc
     classifier, aligner = figures
     assert classifier["protocol"]["n"] == aligner["protocol"]["n"]
     boxes = (cli.datamodule.manifest.frame["boxes"] != "").sum()
-    assert classifier["classifier/pointing_images"] == boxes > 0
+    assert classifier["classifier/pointing_patients"] == boxes > 0
     # The same boxes: the references that do not depend on a map are equal where every finding has a word.
-    shared = {"pointing_cases", "pointing_images", "pointing_micro_chance", "pointing_micro_centre"}
+    shared = {"pointing_cases", "pointing_patients", "pointing_micro_chance", "pointing_micro_centre"}
     assert {name: aligner[f"aligner/prompted_{name}"] for name in shared} == pytest.approx(
         {name: classifier[f"classifier/{name}"] for name in shared}
     )

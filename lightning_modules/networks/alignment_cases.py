@@ -52,21 +52,21 @@ class AlignmentCases:
         prompt_words: dict[str, list[str]],
     ) -> None:
         """Take a batch; `tokens` are those of its reports, `prompt_words` as of `zero_shot.prompt_words`."""
-        patches, places = network.located_patches(batch["image"])
+        patches, boxes = network.located_patches(batch["image"])
         words = network.words(tokens)
-        boxes = places if network.config.adaptive else None
         self._add_pairs(batch, tokens, words=words, patches=patches, boxes=boxes)
         prompted = zero_shot(network, tokenize, patches, prompt_words)
         scores = finding_scores(prompted)
-        for image_id, row, labels in zip(batch["image_id"], scores, batch["labels"].tolist(), strict=True):
-            self.shown.append(ShownFindings(image_id, tuple(row), tuple(labels)))
+        rows = zip(batch["image_id"], batch["patient_id"], scores, batch["labels"].tolist(), strict=True)
+        for image_id, patient_id, row, labels in rows:
+            self.shown.append(ShownFindings(image_id, patient_id, tuple(row), tuple(labels)))
         self.twins += twins(network, tokenize, patches, batch["image_id"], batch["report"])
         if "masks" in batch:
             self.cases += pointing_cases(batch, tokens, words=words.vectors, patches=patches, boxes=boxes)
             if self.tested:
                 self.prompted += prompted_cases(batch, prompted, patches=patches, boxes=boxes)
 
-    def _add_pairs(self, batch: Batch, tokens: Tokens, *, words: Words, patches: Tensor, boxes: Tensor | None) -> None:
+    def _add_pairs(self, batch: Batch, tokens: Tokens, *, words: Words, patches: Tensor, boxes: Tensor) -> None:
         kept, mask = compact(words.vectors, content_mask(tokens).to(patches.device))
         for b, (image_id, report) in enumerate(zip(batch["image_id"], batch["report"], strict=True)):
             told = queries([(b, inside) for _, inside in stated(report, tokens.spans[b])], words)
@@ -76,7 +76,7 @@ class AlignmentCases:
                     order=text_number(image_id),
                     image_id=image_id,
                     patches=patches[b].cpu().clone(),  # a view would keep the whole batch
-                    boxes=None if boxes is None else boxes[b].cpu().clone(),
+                    boxes=boxes[b].cpu().clone(),
                     words=kept[b][mask[b]].cpu(),
                     statements=Queries(*(part.cpu() for part in told)),
                     text=text_number(report),

@@ -1,4 +1,4 @@
-"""How sure a figure of a test set can be: a bootstrap over images, whose cases are drawn together.
+"""How sure a figure of a test set can be: a bootstrap over patients, whose cases are drawn together.
 
 N cases, R resamples, U distinct scores.
 """
@@ -14,16 +14,16 @@ BLOCK = 100  # resamples at a time: 8 MB at 10,000 cases
 
 
 def resampled(
-    statistic: Callable[[Tensor], Tensor], images: Sequence[str], *, resamples: int = RESAMPLES
+    statistic: Callable[[Tensor], Tensor], patients: Sequence[str], *, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
-    """The middle LEVEL of a statistic over draws of as many images as there are; NaN where it is never defined.
+    """The middle LEVEL of a statistic over draws of as many patients as there are; NaN where it is never defined.
 
     Args:
         statistic: from how often each case counts, float64 [r,N], to its value in each draw, float64 [r].
-        images: N ids, equal for cases of one image. The same order of cases gives the same draws.
+        patients: N ids, equal for cases of one patient. The same order of cases gives the same draws.
         resamples: R.
     """
-    names, member = torch.unique(_numbers(images), return_inverse=True)
+    names, member = torch.unique(_numbers(patients), return_inverse=True)
     generator = torch.Generator().manual_seed(0)
     values = []
     for start in range(0, resamples, BLOCK):
@@ -57,7 +57,7 @@ def weighted_auroc(scores: Tensor, positive: Tensor, times: Tensor) -> Tensor:
     return (yes * below).sum(dim=1) / (yes.sum(dim=1) * no.sum(dim=1))
 
 
-def _numbers(images: Sequence[str]) -> Tensor:
+def _numbers(patients: Sequence[str]) -> Tensor:
     """A number for each id, in the order of their first cases."""
-    order = {image: number for number, image in enumerate(dict.fromkeys(images))}
-    return torch.tensor([order[image] for image in images])
+    order = {patient: number for number, patient in enumerate(dict.fromkeys(patients))}
+    return torch.tensor([order[patient] for patient in patients])

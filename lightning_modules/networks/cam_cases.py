@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from datamodules.manifest import Batch
 from datamodules.reports.labels import FINDINGS
-from lightning_modules.networks.classifier import FindingNetwork
+from lightning_modules.networks.classifier import FindingNetwork, place_boxes
 from lightning_modules.networks.grad_cam import grad_cam
 from lightning_modules.networks.pointing import PointingCase, case_scores, cases_of, labelled
 from lightning_modules.networks.ranks import gather_items
@@ -25,7 +25,7 @@ class CamImage:
     order: int  # a hash of the image id: the images with the smallest are kept, whatever the ranks and batches
     image_id: str
     patches: torch.Tensor  # [P,F]
-    boxes: None = None
+    boxes: torch.Tensor  # [P,4]
 
 
 class CamCases:
@@ -47,15 +47,23 @@ class CamCases:
         """Take a batch with masks."""
         maps = grad_cam(network, batch["image"], range(len(FINDINGS)), layer=self.layer)
         places = maps.flatten(2).transpose(1, 2)  # B P F
+        level = (batch["image"].shape[-1] // maps.shape[-1]).bit_length() - 1
+        boxes = place_boxes(level, resolution=batch["image"].shape[-1]).to(places.device)
         for image_id, of_image in zip(batch["image_id"], places.cpu(), strict=True):
-            self.images.append(CamImage(text_number(image_id), image_id, of_image.clone()))
+            self.images.append(CamImage(text_number(image_id), image_id, of_image.clone(), boxes.cpu()))
         self.images = sorted(self.images, key=lambda image: image.order)[: self.limit]
         self.size = (batch["masks"].shape[2], batch["masks"].shape[3])
         shown = labelled(batch)
         findings = [finding for _, finding in shown]
         queries = functional.one_hot(torch.tensor(findings, dtype=torch.long), len(FINDINGS)).to(places)
         self.cases += cases_of(
-            batch, rows=[b for b, _ in shown], starts=findings, findings=findings, queries=queries, patches=places
+            batch,
+            rows=[b for b, _ in shown],
+            starts=findings,
+            findings=findings,
+            queries=queries,
+            patches=places,
+            boxes=boxes.expand(len(places), -1, -1),
         )
 
     def scores(self) -> dict[str, float]:

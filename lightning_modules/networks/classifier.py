@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.networks.boxes import grid_boxes
 from lightning_modules.networks.vqgan import ResidualBlock, norm
 
 NUM_FINDINGS = 14
@@ -49,6 +50,16 @@ class ClassifierOutput(NamedTuple):
     features: Tensor  # float [B,D]: mean and maximum over positions
     logits: Tensor  # float [B,14] in the order of FINDINGS
     maps: tuple[Tensor, ...]  # float [B,C_i,H_i,W_i], full resolution first
+
+
+def place_boxes(level: int, *, resolution: int) -> Tensor:
+    """The boxes that the places of the map at 1/2^level look at, float32 [P,4] of x0, y0, x1, y1 in fractions.
+
+    A convolution of side 3, stride 2 and one pixel of padding looks at every second pixel, beginning with the first:
+    each stage's places lie half a pixel of its input to the top left of their cells, and so do their boxes.
+    """
+    cell = 2**level
+    return grid_boxes(resolution // cell) + (0.5 - cell / 2) / resolution
 
 
 def stem_and_stages(channels: Sequence[int]) -> tuple[nn.Sequential, nn.ModuleList]:

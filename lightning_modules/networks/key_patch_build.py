@@ -20,7 +20,9 @@ class KeyPatchOptions:
     """How key patches are chosen and fetched.
 
     Attributes:
-        top_pairs: image-report pairs kept, by their text→image score (1000 in AdaMatch).
+        anatomy: also of anatomy. The default losses train the words of findings alone: give `losses.words` a weight, or
+            patches of anatomy are drawn from words that learnt nothing.
+        top_pairs: image-report pairs kept, those whose image shows best what its report states (1000 in AdaMatch).
         top_words: word-patches kept in each pair (20 in AdaMatch).
         word_quota: most entries of one word, so that "lungs" does not fill the codebook.
         word_floor: a word with fewer entries than this from the best pairs also gets its best ones from other pairs, so
@@ -35,6 +37,7 @@ class KeyPatchOptions:
             turn it off where these may not leave the data store.
     """
 
+    anatomy: bool = False
     top_pairs: int = 1000
     top_words: int = 20
     word_quota: int = 200
@@ -63,8 +66,8 @@ class Candidate:
     Attributes:
         word: the mention's canonical word.
         kind: "pathology" or "anatomy".
-        score: cosine of the word with the patch.
-        pair_score: text→image score of its image-report pair.
+        score: height of the word's heat map at its peak, a mean of cosines with the patches around it.
+        pair_score: mean log-likelihood of what the report states, as in retrieval; the least if it states nothing.
         side: "left", "right" or "" as the report says.
         box: of the patch, in fractions of the image.
         feature: unit vector [D], of the word and the patch.

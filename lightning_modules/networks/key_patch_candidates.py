@@ -12,10 +12,12 @@ from torch.nn import functional
 
 from datamodules.manifest import Batch
 from datamodules.reports.mentions import Mention, extract
-from lightning_modules.networks.alignment import AlignmentNetwork, content_mask, cosines
+from lightning_modules.networks.alignment import BAD, AlignmentNetwork, content_mask, cosines
+from lightning_modules.networks.boxes import centres, inside
 from lightning_modules.networks.key_patch_build import Candidate, KeyPatchOptions, cells_of_box
 from lightning_modules.networks.key_patches import mention_words
-from lightning_modules.networks.pointing import smoothed
+from lightning_modules.networks.pointing import splatted
+from lightning_modules.networks.statements import queries, stated
 from lightning_modules.networks.tokenizer import Tokens
 
 AROUND = 6  # a crop shows the patch and so much of the image's side beside it, as a fraction of one
@@ -44,22 +46,23 @@ def pair_candidates(
     """
     report, image = batch["report"][row], batch["image"][row : row + 1]
     tokens = tokenize([report])
-    mentions, weights = _asserted(report, tokens)
+    mentions, weights = _asserted(report, tokens, anatomy=options.anatomy)
     if not mentions:
         return []
     with torch.autocast(image.device.type, enabled=False):
-        (patches, boxes), words = network.located_patches(image), network.words(tokens)[0]
-        similarity = cosines(words, patches)[0]  # W P
-        content = content_mask(tokens)[0].to(image.device)
-        pair_score = float(similarity.max(dim=1).values[content].mean())
+        (patches, boxes), words = network.located_patches(image), network.words(tokens)
+        told = queries([(0, phrase) for _, phrase in stated(report, tokens.spans[0])], words)
+        likelihoods = functional.logsigmoid(network.fits(told, patches))[0]
         mean = weights.to(image.device)  # n W
-        scores, places = smoothed(mean @ similarity).max(dim=1)
-        halves = functional.normalize(mean @ words[0], dim=1)  # n D
+        similarity = mean @ cosines(words.vectors, patches)[0]  # n P
+        scores, places = shown_best(similarity, boxes, size=image.shape[-1])
+        halves = functional.normalize(mean @ words.vectors[0], dim=1)  # n D
         features = functional.normalize(halves + patches[0, places], dim=1)
+    found_boxes = inside(boxes[0, places]).tolist()
     codes = batch["codes"][row].flatten().tolist()
     height, width = batch["codes"].shape[1:]
     found = []
-    for i, (mention, score, box) in enumerate(zip(mentions, scores.tolist(), boxes[0, places].tolist(), strict=True)):
+    for i, (mention, score, box) in enumerate(zip(mentions, scores.tolist(), found_boxes, strict=True)):
         x0, y0, x1, y1 = box
         cells = cells_of_box((x0, y0, x1, y1), height=height, width=width, coverage=options.coverage)
         found.append(
@@ -67,7 +70,7 @@ def pair_candidates(
                 word=mention.word,
                 kind=mention.kind,
                 score=score,
-                pair_score=pair_score,
+                pair_score=float(likelihoods.mean()) if len(likelihoods) else BAD,
                 side=mention.side or "",
                 image_id=batch["image_id"][row],
                 study_id=batch["study_id"][row],
@@ -83,15 +86,32 @@ def pair_candidates(
     return found
 
 
-def _asserted(report: str, tokens: Tokens) -> tuple[list[Mention], Tensor]:
+def shown_best(similarity: Tensor, boxes: Tensor, *, size: int) -> tuple[Tensor, Tensor]:
+    """The patch nearest to the peak of each query's heat map, which is what explanations point at.
+
+    Args:
+        similarity: of n queries with the patches of one image, float [n,P].
+        boxes: of these, [1,P,4].
+        size: of the image in pixels.
+
+    Returns:
+        The maps' height there, float32 [n], and int64 [n].
+    """
+    heat = splatted(similarity, boxes, size=(size, size)).flatten(1)
+    height, pixel = heat.max(dim=1)
+    peak = torch.stack([pixel % size, pixel // size], dim=1).add(0.5) / size  # n 2
+    return height, torch.cdist(peak, centres(boxes[0])).argmin(dim=1)
+
+
+def _asserted(report: str, tokens: Tokens, *, anatomy: bool) -> tuple[list[Mention], Tensor]:
     """The mentions that a report does not deny, and float32 [n,W]: the share of each word in a mention's mean."""
     content = content_mask(tokens)[0]
     mentions, rows = [], []
     for mention in extract(report):
-        inside = [i for i in mention_words(mention, tokens.spans[0]) if content[i]]
-        if mention.status != "absent" and inside:
+        named = [i for i in mention_words(mention, tokens.spans[0]) if content[i]]
+        if mention.status != "absent" and named and (anatomy or mention.kind == "pathology"):
             mentions.append(mention)
-            rows.append(torch.zeros(len(content)).index_fill(0, torch.tensor(inside), 1 / len(inside)))
+            rows.append(torch.zeros(len(content)).index_fill(0, torch.tensor(named), 1 / len(named)))
     return mentions, torch.stack(rows) if rows else torch.zeros(0, len(content))
 
 

@@ -53,7 +53,7 @@ class LocalGroupNorm(nn.Module):
         count = x.new_full((1, self.groups), float(len(x)))
         total = sum_over_ranks(torch.cat([mean.sum(dim=0)[None], variance.sum(dim=0)[None], count]))
         self.batches += 1
-        share = max(1 / int(self.batches), SLOWEST)
+        share = (1 / self.batches).clamp_min(SLOWEST)  # on its device, so that nothing waits for it
         self.mean.lerp_(total[0] / total[2], share)
         self.variance.lerp_(total[1] / total[2], share)
 

@@ -5,7 +5,7 @@ the finding's place. Measured on the phantom with the same training: features th
 what they name (0.45 of the cases are hit, 0.62 within two pixels), features that see a third of it hit 0.62 (0.85).
 So at patches of 2 pixels and one block each sees 21 pixels and its own place; the blocks normalise each place for
 itself. The group normalisation of the first stages would tell it how bright the image is as a whole: where these are a
-classifier's, `local_norm` takes its place.
+classifier's, `local_norm` takes its place. Where exactly a patch looks is measured, see `receptive_field`.
 Legend: B images, S patches a side, P = S·S patches (row-major), C width, D the shared space.
 """
 
@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_modules.networks.adaptive_patches import AdaptivePatches
+from lightning_modules.networks.boxes import grid_boxes
 from lightning_modules.networks.classifier import FindingNetwork, stem_and_stages
 from lightning_modules.networks.local_norm import made_local
 from lightning_modules.networks.pretrained_image import ImageTrunk
+from lightning_modules.networks.receptive_field import mean_offset
 
 WAVES = 4  # frequencies of the place
 
@@ -51,13 +53,6 @@ class PlaceBlock(nn.Module):
         return x + self.layers(x)
 
 
-def patch_boxes(side: int) -> Tensor:
-    """Boxes (x0, y0, x1, y1) of the grid's patches in fractions of the image, float32 [P,4], row-major."""
-    low = torch.arange(side) / side
-    y, x = torch.meshgrid(low, low, indexing="ij")
-    return torch.stack([x, y, x + 1 / side, y + 1 / side], dim=-1).flatten(0, 1)
-
-
 def waves(side: int) -> Tensor:
     """Sines and cosines of each patch's place, float32 [1,4·WAVES,side,side]."""
     centre = (torch.arange(side) + 0.5) / side * 2 - 1
@@ -88,6 +83,7 @@ class PatchEncoder(nn.Module):
 
     place: Tensor
     boxes: Tensor
+    offset: Tensor
 
     def __init__(
         self,
@@ -112,7 +108,8 @@ class PatchEncoder(nn.Module):
         self.enter = nn.Conv2d(channels[-1], width, 1)
         self.blocks = nn.Sequential(*(PlaceBlock(width, kernel=3) for _ in range(depth)), PlaceNorm(width), nn.SiLU())
         self.register_buffer("place", waves(side), persistent=False)
-        self.register_buffer("boxes", patch_boxes(side), persistent=False)
+        self.register_buffer("boxes", grid_boxes(side), persistent=False)
+        self.register_buffer("offset", torch.zeros(2))  # of where patches look from their cells, fractions (x, y)
         self.place_in = nn.Conv2d(4 * WAVES, width, 1)
         self.adaptive = AdaptivePatches(width) if adaptive else None
         self.join = nn.Sequential(PlaceBlock(width, kernel=1), PlaceNorm(width))
@@ -152,7 +149,9 @@ class PatchEncoder(nn.Module):
         return self.located(image, phase=phase)[0]
 
     def located(self, image: Tensor, *, phase: int | None = None) -> tuple[Tensor, Tensor]:
-        """Float [B,1,H,W] in [-1,1] → unit vectors, float32 [B,P,D], and the patches' boxes, float32 [B,P,4].
+        """Float [B,1,H,W] in [-1,1] → unit vectors, float32 [B,P,D], and the boxes they look at, float32 [B,P,4].
+
+        Boxes at the border may reach out of the image.
 
         Args:
             image: of the size that the network was built for.
@@ -175,7 +174,14 @@ class PatchEncoder(nn.Module):
         else:
             x, boxes = every_second(x, phase), self._grid_boxes(len(x), phase)
         x = self.join(x).permute(0, 2, 3, 1).flatten(1, 2)  # B P C
-        return functional.normalize(self.out(x).float(), dim=-1), boxes
+        return functional.normalize(self.out(x).float(), dim=-1), boxes + self.offset.repeat(2)
+
+    def locate(self, image: Tensor, *, seed: int) -> None:
+        """Measure on all ranks' images [B,1,H,W] in [-1,1] where patches look, and move their boxes there."""
+        training = self.training
+        self.offset.zero_()
+        self.offset.copy_(mean_offset(self.eval().located, image, seed=seed))
+        self.train(training)
 
     def _staged(self, image: Tensor) -> Tensor:
         x = self.stem(image)

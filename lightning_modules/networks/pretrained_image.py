@@ -165,7 +165,8 @@ class ImageTrunk(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Float [B,1,R,R] in [-1,1] → float [B,C,S,S]."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.learns):
+        # An image asks for its gradient where what the patches look at is measured.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (self.learns or image.requires_grad)):
             return self.features(image)
 
 

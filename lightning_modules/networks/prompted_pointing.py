@@ -12,7 +12,7 @@ from lightning_modules.networks.zero_shot import PromptedFindings
 
 
 def prompted_cases(
-    batch: Batch, prompted: PromptedFindings, *, patches: torch.Tensor, boxes: torch.Tensor | None = None
+    batch: Batch, prompted: PromptedFindings, *, patches: torch.Tensor, boxes: torch.Tensor
 ) -> list[PointingCase]:
     """Positive labels with a mask whose finding has a word; patches float [B,P,D], boxes as of `cases_of`."""
     shown = [(b, finding) for b, finding in labelled(batch) if finding in prompted.owners]

@@ -22,7 +22,7 @@ class Pair:
     order: int  # a hash of the image id: the pairs with the smallest are kept, whatever the ranks and batches
     image_id: str
     patches: Tensor  # [P,D]
-    boxes: Tensor | None  # [P,4] where patches choose their place
+    boxes: Tensor  # [P,4]
     words: Tensor  # [K,D], only the words that count
     statements: Queries  # what the report states
     text: int  # a hash of the report

@@ -85,11 +85,11 @@ def word_maps(
     if not found:
         return maps
     statements = queries([(b, inside) for b, _, inside in found], network.words(tokens))
-    patches, places = network.located_patches(image)
+    patches, boxes = network.located_patches(image)
     for n, (b, mention, _) in enumerate(found):
         query = Queries(*(part[n : n + 1] for part in statements))
-        own, boxes = patches[b : b + 1], places[b : b + 1] if network.config.adaptive else None
-        heat = heat_maps(query.vectors, own, size=(image.shape[-2], image.shape[-1]), boxes=boxes)[0].cpu()
+        own = patches[b : b + 1]
+        heat = heat_maps(query.vectors, own, boxes[b : b + 1], size=(image.shape[-2], image.shape[-1]))[0].cpu()
         y, x = divmod(int(heat.argmax()), heat.shape[1])
         maps[b].append(
             WordMap(

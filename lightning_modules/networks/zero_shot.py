@@ -43,6 +43,7 @@ class ShownFindings:
     """One image's zero-shot scores and its labels."""
 
     image_id: str
+    patient_id: str
     scores: tuple[float, ...]  # [14], NaN where no word of the finding was learnt
     labels: tuple[float, ...]  # [14] of 1, 0 or NaN
 
@@ -133,7 +134,7 @@ def zero_shot_auroc(
             each = [weighted_auroc(scores[k, i], labels[k, i] == 1, times[:, k]) for i, k in taken]
             return torch.stack(each).nanmean(dim=0)
 
-        ends = resampled(macro, [case.image_id for case in cases])
+        ends = resampled(macro, [case.patient_id for case in cases])
         found |= {"zero_shot_auroc_low": ends[0], "zero_shot_auroc_high": ends[1]}
     return found
 

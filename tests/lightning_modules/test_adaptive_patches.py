@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lightning_modules.networks.adaptive_patches import LARGEST, REACH, AdaptivePatches
-from lightning_modules.networks.patch_encoder import PatchEncoder, patch_boxes
+from lightning_modules.networks.boxes import grid_boxes
+from lightning_modules.networks.patch_encoder import PatchEncoder
 
 SIDE = 8
 
@@ -27,13 +28,13 @@ def adaptive(*bias: float) -> AdaptivePatches:
 
 def test_untrained_boxes_are_the_grid_and_read_their_own_place() -> None:
     read, boxes = AdaptivePatches(2)(ramp())
-    torch.testing.assert_close(boxes[0], patch_boxes(SIDE))
+    torch.testing.assert_close(boxes[0], grid_boxes(SIDE))
     torch.testing.assert_close(read[..., 1:-1, 1:-1], ramp()[..., 1:-1, 1:-1])
 
 
 def test_a_known_offset_moves_box_and_reading_by_it() -> None:
     read, boxes = adaptive(math.atanh(1 / REACH), math.atanh(-0.5 / REACH), 0.0, 0.0)(ramp())
-    moved = patch_boxes(SIDE).unflatten(0, (SIDE, SIDE)) + torch.tensor([1.0, -0.5, 1.0, -0.5]) / SIDE
+    moved = grid_boxes(SIDE).unflatten(0, (SIDE, SIDE)) + torch.tensor([1.0, -0.5, 1.0, -0.5]) / SIDE
     inner = slice(2, -2)
     torch.testing.assert_close(boxes[0].unflatten(0, (SIDE, SIDE))[inner, inner], moved[inner, inner])
     torch.testing.assert_close(read[0, 0, inner, inner], ramp()[0, 0, inner, inner] + 1)

@@ -99,6 +99,8 @@ def test_checkpoint_rebuilds_the_same_aligner(made: tuple[Path, dict[str, float]
     assert a.similarity.abs().max() <= 1.0001
     assert a.words[1] == ["clear", "lungs", "."]
     assert [report[1][x:y] for x, y in a.spans[1]] == ["Clear", "lungs", "."]
+    assert first.network is not None
+    assert 0 < first.network.image.offset.abs().max() < 0.25  # measured while it was trained
     assert opened.weights("network.text.").keys() == first.network.text.state_dict().keys()  # type: ignore[union-attr]
 
 
@@ -120,6 +122,7 @@ def test_key_patches_come_from_training_studies_only(made: tuple[Path, dict[str,
     lines = pd.read_parquet(folder / "key_patches.parquet").to_dict("records")
     frame = data(folder).manifest.frame.set_index("image_id")
     assert {frame.loc[line["image_id"], "split"] for line in lines} == {"train"}
+    assert {line["kind"] for line in lines} == {"pathology"}
     counts = {word: sum(line["word"] == word for line in lines) for word in {line["word"] for line in lines}}
     assert max(counts.values()) <= 6
     codes = TokenCache.load(folder / "tokens.safetensors", kind="codes")

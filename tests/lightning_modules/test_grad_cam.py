@@ -99,7 +99,7 @@ def batch(image: Tensor, *, ids: list[str], shown: list[tuple[int, int, int]]) -
         top, left = (part * size // 2 for part in divmod(place, 2))
         masks[row, finding, top : top + size // 2, left : left + size // 2] = True
         labels[row, finding] = 1.0
-    return {"image": image, "image_id": ids, "labels": labels, "masks": masks}
+    return {"image": image, "image_id": ids, "patient_id": ids, "labels": labels, "masks": masks}
 
 
 def test_cases_are_positive_labels_with_a_mask_and_hits_go_by_the_peak() -> None:
@@ -119,7 +119,7 @@ def test_cases_are_positive_labels_with_a_mask_and_hits_go_by_the_peak() -> None
         ("b", HEART, False),
     ]
     assert scores["pointing/cardiomegaly"] == scores["pointing"] == scores["pointing_micro"] == 0.5
-    assert scores["pointing_cases"] == scores["pointing_images"] == 2
+    assert scores["pointing_cases"] == scores["pointing_patients"] == 2
     assert scores["pointing_chance"] == 0.25
     assert scores["pointing_other_image"] == 0.0
     assert (scores["pointing_micro_low"], scores["pointing_micro_high"]) == (0.0, 1.0)

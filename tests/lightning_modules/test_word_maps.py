@@ -85,8 +85,7 @@ def test_maps_and_peaks_are_those_of_the_pointing_game(adaptive: bool) -> None:
         for found in of_image:
             inside = [i for i, (a, z) in enumerate(tokens.spans[b]) if a < found.span[1] and z > found.span[0]]
             query = functional.normalize(words.vectors[b, inside].mean(dim=0), dim=0)
-            boxes = places[b : b + 1] if adaptive else None
-            heat = heat_maps(query[None], patches[b : b + 1], size=(16, 16), boxes=boxes)[0]
+            heat = heat_maps(query[None], patches[b : b + 1], places[b : b + 1], size=(16, 16))[0]
             torch.testing.assert_close(found.heat, heat)
             row, column = divmod(int(found.heat.argmax()), 16)
             assert found.peak == ((column + 0.5) / 16, (row + 0.5) / 16)

@@ -116,14 +116,14 @@ def test_a_network_that_hears_denials_tells_the_status(tokenize: Tokenize, netwo
 def test_figures_by_hand() -> None:
     nan = float("nan")
     cases = [
-        ShownFindings("a", (0.9, nan, 0.1), (1.0, 1.0, 1.0)),
-        ShownFindings("b", (0.4, nan, 0.2), (0.0, 0.0, 1.0)),
-        ShownFindings("c", (0.6, nan, 0.3), (nan, 1.0, 1.0)),
-        ShownFindings("d", (0.95, nan, 0.3), (0.0, 1.0, 1.0)),
+        ShownFindings("a", "a", (0.9, nan, 0.1), (1.0, 1.0, 1.0)),
+        ShownFindings("b", "b", (0.4, nan, 0.2), (0.0, 0.0, 1.0)),
+        ShownFindings("c", "c", (0.6, nan, 0.3), (nan, 1.0, 1.0)),
+        ShownFindings("d", "d", (0.95, nan, 0.3), (0.0, 1.0, 1.0)),
     ]
     # The first name is "No Finding", which has no word; the third has one label only.
     assert zero_shot_auroc(cases, names=("none", "second", "third")) == {}
-    moved = [ShownFindings(c.image_id, (nan, *c.scores[:1]), (nan, *c.labels[:1])) for c in cases]
+    moved = [ShownFindings(c.image_id, c.image_id, (nan, *c.scores[:1]), (nan, *c.labels[:1])) for c in cases]
     assert zero_shot_auroc(moved, names=("none", "second")) == {
         "zero_shot_auroc/second": 0.5,
         "zero_shot_auroc": 0.5,
