@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from callbacks.extraction import CHUNK, check_images, describe, extract, images_of
 from callbacks.metrics.bank import RowBank, Rows
-from callbacks.metrics.frechet import KernelDistance, frechet_distance, jackknife_error, kid, moments
+from callbacks.metrics.frechet import KernelDistance, frechet_distance, jackknife, kid, moments
 from callbacks.protocols import DecodesRandom, FeatureExtractor, HasReferenceImages, as_feature_extractor
 from datamodules.manifest import Batch
 
@@ -25,6 +25,7 @@ class FrechetDistance(Callback):
 
     - `<p>`: test images against `output`; `<p>_low`, `<p>_high`: ± 1.96 jackknife errors over patients. The interval is
       that of the figure at this N, which is biased upwards by about 1/N; it is no interval of FID at infinite N.
+    - `<p>_infinity`: where the figure tends with N, see `jackknife`.
     - `<p>_floor`: test images against N training images, about what a perfect generator would score. It holds the
       sampling error and whatever else sets the two splits apart; an extractor that was fitted to the training images
       sets them apart further, so a generator can score below it. It does not bound an rFID:
@@ -169,10 +170,10 @@ class FrechetDistance(Callback):
         kernel = f"{self.prefix}/{self.name.replace('fid', 'kid')}"
         at_real = moments(real.values)
         fid = frechet_distance(at_real, moments(fake.values))
-        error = jackknife_error(real.values, fake.values, real.groups, folds=self.folds)
+        error, infinity = jackknife(real.values, fake.values, real.groups, folds=self.folds)
         distance = self._kid(real, fake)
         values = {base: fid, f"{base}_n": float(n), f"{base}_low": max(0.0, fid - 1.96 * error), kernel: distance.mean}
-        values[f"{base}_high"] = fid + 1.96 * error
+        values |= {f"{base}_high": fid + 1.96 * error, f"{base}_infinity": infinity}
         if math.isnan(error):
             values[f"{base}_low"] = math.nan
         for kind, rows in others.items():
@@ -194,7 +195,7 @@ class FrechetDistance(Callback):
         }
         if math.isnan(error):
             reason = f"{n} images of too few patients for a jackknife"
-            self._protocol["undefined"] = {f"{base}_low": reason, f"{base}_high": reason}
+            self._protocol["undefined"] = dict.fromkeys((f"{base}_low", f"{base}_high", f"{base}_infinity"), reason)
         return values
 
     def _kid(self, x: Rows, y: Rows) -> KernelDistance:

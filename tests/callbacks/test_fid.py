@@ -54,7 +54,8 @@ def test_reconstructions_are_called_rfid_and_controls_can_be_left_out(tmp_path: 
     )
     got = run_test(tmp_path, callback)
     assert set(got) == {
-        "codebook/rfid", "codebook/rfid_n", "codebook/rfid_low", "codebook/rfid_high", "codebook/rkid", "tiny/error",
+        "codebook/rfid", "codebook/rfid_n", "codebook/rfid_low", "codebook/rfid_high", "codebook/rfid_infinity",
+        "codebook/rkid", "tiny/error",
     }  # fmt: skip
     stated = callback.protocol()["codebook/rfid"]
     assert stated["n"] == 37
@@ -76,7 +77,9 @@ def test_too_few_patients_give_no_interval_but_a_reason(tmp_path: Path):
     got = run_test(tmp_path, callback, data=TinyData(4))
     assert math.isnan(got["generator/fid_low"])
     assert math.isnan(got["generator/fid_high"])
-    assert set(callback.protocol()["generator/fid"]["undefined"]) == {"generator/fid_low", "generator/fid_high"}
+    assert math.isnan(got["generator/fid_infinity"])
+    undefined = callback.protocol()["generator/fid"]["undefined"]
+    assert set(undefined) == {"generator/fid_low", "generator/fid_high", "generator/fid_infinity"}
 
 
 class Constant(RandomProjection):

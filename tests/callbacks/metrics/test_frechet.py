@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
-from callbacks.metrics.frechet import frechet_distance, jackknife_error, kid, moments
+from callbacks.metrics.frechet import frechet_distance, jackknife, kid, moments
 
 
 def draw(n: int, d: int, *, seed: int) -> Tensor:
@@ -40,7 +40,7 @@ def test_distance_of_two_images_by_hand():
     assert frechet_distance(moments(x), moments(y)) == pytest.approx(18.0, abs=1e-12)
 
 
-@pytest.mark.parametrize(("n", "m", "d"), [(60, 80, 7), (12, 9, 20)])
+@pytest.mark.parametrize(("n", "m", "d"), [(60, 80, 7), (12, 9, 20), (60, 12, 20), (12, 60, 20), (20, 21, 20)])
 def test_distance_equals_scipy_square_root_also_with_singular_covariance(n: int, m: int, d: int):
     x, y = draw(n, d, seed=2).double().numpy(), (draw(m, d, seed=3) @ draw(d, d, seed=4) + 0.3).double().numpy()
     cov_x, cov_y = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
@@ -77,10 +77,35 @@ def test_distance_properties(n: int, d: int, seed: int):
     assert frechet_distance(x, y) > 0
 
 
-def test_moments_factor_gives_the_covariance_and_refuses_what_has_none():
+@pytest.mark.parametrize("decay", [0, 6, 14])
+@pytest.mark.parametrize("dead", [0, 9])
+def test_distance_of_a_wide_spectrum_is_exact(decay: int, dead: int):
+    """Squares of small singular values drown in rounding; `dead` features never vary."""
+    torch.manual_seed(0)
+    spread = torch.logspace(0, -decay / 2, 40, dtype=torch.float64)
+    turn = torch.linalg.qr(torch.randn(40, 40, dtype=torch.float64)).Q
+    x, y = (torch.randn(n, 40, dtype=torch.float64) * spread @ turn for n in (300, 350))
+    x, y = (torch.cat([part, torch.full((len(part), dead), 0.3, dtype=torch.float64)], dim=1) for part in (x, y))
+    roots = [torch.linalg.qr((part - part.mean(0)) / math.sqrt(len(part) - 1), mode="r").R for part in (x, y)]
+    cross = torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
+    expected = (x.mean(0) - y.mean(0)).square().sum() + sum(root.square().sum() for root in roots) - 2 * cross
+    assert frechet_distance(moments(x), moments(y)) == pytest.approx(expected.item(), rel=1e-6)
+    assert frechet_distance(moments(x), moments(x)) == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [30, 4, 3])
+def test_moments_give_the_covariance(n: int):
+    x = draw(n, 4, seed=7)
+    found, expected = moments(x), np.cov(x.double().numpy(), rowvar=False)
+    covariance = found.covariance if found.rows is None else found.rows.T @ found.rows
+    assert (found.rows is None) == (n > 4)
+    assert covariance is not None
+    np.testing.assert_allclose(covariance.numpy(), expected, atol=1e-12)
+    assert found.variance.item() == pytest.approx(np.trace(expected))
+
+
+def test_moments_refuse_what_has_none():
     x = draw(30, 4, seed=7)
-    factor = moments(x).factor
-    np.testing.assert_allclose((factor.T @ factor).numpy(), np.cov(x.double().numpy(), rowvar=False), atol=1e-12)
     with pytest.raises(ValueError, match=r"\[1, 4\].*at least 2 images"):
         moments(x[:1])
     x[3, 2] = torch.nan
@@ -95,8 +120,21 @@ def test_jackknife_error_is_the_spread_over_fresh_draws():
     for seed in range(40):
         x, y = draw(150, 8, seed=2 * seed), draw(150, 8, seed=2 * seed + 1) * 1.3 + 0.3
         distances.append(frechet_distance(moments(x), moments(y)))
-        errors.append(jackknife_error(x, y, torch.arange(150)))
+        errors.append(jackknife(x, y, torch.arange(150)).error)
     assert float(np.mean(errors)) == pytest.approx(float(np.std(distances, ddof=1)), rel=0.35)
+
+
+def test_infinity_takes_away_what_few_images_add():
+    """The distance of the two distributions is 1; at N = 150 the figure is two thirds higher."""
+    plain, corrected = [], []
+    shift = torch.zeros(12)
+    shift[0] = 1.0
+    for seed in range(0, 40, 2):
+        x, y = draw(150, 12, seed=seed), draw(150, 12, seed=seed + 1) + shift
+        plain.append(frechet_distance(moments(x), moments(y)))
+        corrected.append(jackknife(x, y, torch.arange(150)).infinity)
+    assert np.mean(plain) > 1.5
+    assert np.mean(corrected) == pytest.approx(1.0, abs=0.15)  # whose own spread is 0.05
 
 
 def test_jackknife_error_keeps_patients_together():
@@ -105,18 +143,18 @@ def test_jackknife_error_keeps_patients_together():
     by_patient, by_image = [], []
     for seed in range(4):
         x, y = draw(60, 4, seed=2 * seed), draw(60, 4, seed=2 * seed + 1) + 0.5
-        by_patient.append(jackknife_error(x[rows], y[rows], rows))
-        assert by_patient[-1] == pytest.approx(jackknife_error(x, y, torch.arange(60)), rel=0.02)
+        by_patient.append(jackknife(x[rows], y[rows], rows).error)
+        assert by_patient[-1] == pytest.approx(jackknife(x, y, torch.arange(60)).error, rel=0.02)
         scattered = torch.randperm(300, generator=torch.Generator().manual_seed(seed))
-        by_image.append(jackknife_error(x[rows], y[rows], scattered))
+        by_image.append(jackknife(x[rows], y[rows], scattered).error)
     # Dealt without regard to patients, the copies make the figure look more certain than it is.
     assert sum(by_image) < 0.75 * sum(by_patient)
 
 
 def test_jackknife_error_of_too_few_is_no_number():
     x = draw(10, 2, seed=0)
-    assert math.isnan(jackknife_error(x, x + 1, torch.arange(10) // 5))
-    assert math.isnan(jackknife_error(x[:4], x[:4] + 1, torch.arange(4)))
+    assert all(math.isnan(value) for value in jackknife(x, x + 1, torch.arange(10) // 5))
+    assert math.isnan(jackknife(x[:4], x[:4] + 1, torch.arange(4)).error)
 
 
 def test_kid_by_hand_and_against_torchmetrics():
