@@ -4,7 +4,7 @@ from callbacks.atlas import CodeAtlas
 from callbacks.codes import CodeHealth
 from callbacks.contrast import FindingContrast
 from callbacks.downstream import DownstreamClassifier
-from callbacks.fid import FrechetDistance
+from callbacks.fidelity import FidelityMetrics
 from callbacks.grids import SampleGrid
 from callbacks.health import HealthAlarm
 from callbacks.heat_maps import WordHeatMaps
@@ -16,8 +16,8 @@ __all__ = [
     "CodeAtlas",
     "CodeHealth",
     "DownstreamClassifier",
+    "FidelityMetrics",
     "FindingContrast",
-    "FrechetDistance",
     "HealthAlarm",
     "MetricsFile",
     "MultiScaleSimilarity",

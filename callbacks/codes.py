@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.logged import log_equal
 from callbacks.metrics.bank import RowBank
 from callbacks.metrics.rate import code_rate
 from callbacks.protocols import HasCodebook
@@ -63,8 +64,7 @@ class CodeHealth(Callback):
         now = restarts(pl_module)
         if now is not None:
             values["train/restarted"] = float(now - before)
-        for key, value in values.items():
-            pl_module.log(key, torch.tensor(value, device=pl_module.device), sync_dist=True, batch_size=1)
+        log_equal(pl_module, values)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with an empty bank on the module's device."""
@@ -98,9 +98,7 @@ class CodeHealth(Callback):
         total = pl_module.network.quantizer.codes
         rate = code_rate(rows.values.long(), total=total)
         values = {"dead": float(rate.dead), "bits": rate.bits, "bits_nominal": rate.nominal}
-        for name, value in values.items():
-            number = torch.tensor(value, device=pl_module.device)
-            pl_module.log(f"{self.prefix}/{name}", number, sync_dist=True, batch_size=1)
+        log_equal(pl_module, {f"{self.prefix}/{name}": value for name, value in values.items()})
         self._protocol = {
             "n": len(rows.values),
             "repeated_left_out": rows.repeated,

@@ -9,11 +9,11 @@ findings that stand alone, such as a nodule, which a bottleneck may drop while e
 import math
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.downstream import slug
 from callbacks.extraction import check_images, images_of
+from callbacks.logged import log_equal
 from callbacks.metrics.contrast import MIN_PIXELS, NOISE_FLOOR, ContrastBank, KeptContrast
 from datamodules.manifest import Batch
 from datamodules.reports.labels import FINDINGS
@@ -98,8 +98,7 @@ class FindingContrast(Callback):
                 f"{self.prefix}/cnr_real/{slug(finding)}": k.cnr_real,
                 f"{self.prefix}/cnr_n/{slug(finding)}": float(k.n),
             }
-        for key, value in values.items():
-            pl_module.log(key, torch.tensor(value, device=pl_module.device), sync_dist=True, batch_size=1)
+        log_equal(pl_module, values)
         self._protocol = self._describe(dict(zip(FINDINGS, found, strict=True)), small, images)
         undefined = [key for key, value in values.items() if math.isnan(value)]
         if undefined:

@@ -7,11 +7,11 @@ with synthetic images these are the labels of the prompts. B images, 14 findings
 import math
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from callbacks.extraction import check_images, describe, extract, images_of
+from callbacks.logged import log_equal
 from callbacks.metrics.auroc import MultiLabelAUROC, ScoreBank, multi_label_auroc
 from callbacks.metrics.auroc_interval import LEVEL, RESAMPLES, interval, resampled_macros
 from callbacks.protocols import Extractor, as_extractor
@@ -121,8 +121,7 @@ class DownstreamClassifier(Callback):
         for name, draws in (("real", macros[0]), (self.output, macros[1]), (self.ratio, macros[1] / macros[0])):
             for end, value in zip(("low", "high"), interval(draws), strict=True):
                 values[f"{self.prefix}/auroc_{name}_{end}"] = value
-        for key, value in values.items():
-            pl_module.log(key, torch.tensor(value, device=pl_module.device), sync_dist=True, batch_size=1)
+        log_equal(pl_module, values)
         self._protocol = self._describe(real, [key for key, value in values.items() if math.isnan(value)])
         self.sides = {}
 

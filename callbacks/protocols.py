@@ -1,6 +1,7 @@
 """What the callbacks ask of objects that are built elsewhere: structural types, checked when a test begins."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
@@ -172,6 +173,19 @@ class HasReferenceImages(Protocol):
 
     def reference_images(self, n: int, *, seed: int) -> Tensor:
         """Float [n,1,H,W] in [-1,1] of n different training images, the same for the same n and seed."""
+
+
+@runtime_checkable
+class HasPictures(Protocol):
+    """A datamodule whose real images may have their features kept.
+
+    Attributes:
+        cache_dir: where.
+        tokens_key: of all its images as they are served; another wherever one of them would differ.
+    """
+
+    cache_dir: Path
+    tokens_key: str
 
 
 @runtime_checkable

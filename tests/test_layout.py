@@ -56,7 +56,7 @@ def test_packages_do_not_import_one_another(package: str) -> None:
     ("folder", "forbidden"),
     [
         ("lightning_modules/networks", ("lightning.", "lightning_modules.stages")),
-        ("callbacks/metrics", ("lightning.", "lightning_modules", "callbacks.fid")),
+        ("callbacks/metrics", ("lightning.", "lightning_modules", "callbacks.fidelity")),
         ("datamodules/reports", ("lightning.", "torch", "lightning_modules", "callbacks")),
         ("datamodules/phantom", ("lightning.", "torch")),
         ("datamodules/layouts", ("lightning.", "torch")),

@@ -21,6 +21,7 @@ class Rows(NamedTuple):
     values: Tensor  # float32 [N,D] on the CPU, in the order of the ids' hashes
     groups: Tensor  # int64 [N], equal for rows of one patient
     repeated: int  # rows left out since their image id was there already
+    keys: Tensor  # int64 [N], the ids' hashes, ascending
 
 
 def id_hash(text: str) -> int:
@@ -78,4 +79,4 @@ class RowBank(Metric):
         first[1:] = keys[1:] != keys[:-1]
         kept = order[first]
         values, groups = dim_zero_cat(self.rows).cpu()[kept], dim_zero_cat(self.groups).cpu()[kept]
-        return Rows(values, groups, len(order) - len(kept))
+        return Rows(values, groups, len(order) - len(kept), keys[first])

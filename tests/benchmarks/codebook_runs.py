@@ -226,7 +226,7 @@ def measures(judge: str) -> list[dict[str, Any]]:
 def frechet(extractor: Mapping[str, Any]) -> dict[str, Any]:
     """rFID through an extractor."""
     given = {"extractor": extractor, "output": "reconstruction", "prefix": "codebook", "name": "rfid", "floor": False}
-    return {"class_path": "FrechetDistance", "init_args": given}
+    return {"class_path": "FidelityMetrics", "init_args": given}
 
 
 def parameters(module: nn.Module) -> int:

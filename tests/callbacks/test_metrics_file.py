@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from callbacks.downstream import DownstreamClassifier
-from callbacks.fid import FrechetDistance
+from callbacks.fidelity import FidelityMetrics
 from callbacks.metrics_file import MetricsFile, describe_checkpoint
 from callbacks.metrics_json import write_json
 from tests.callbacks.chain import RandomProjection, TinyData, TinyStage, trainer
@@ -24,7 +24,7 @@ def test_file_holds_every_logged_figure_and_how_it_was_made(tmp_path: Path, caps
     lightning.seed_everything(11, verbose=False)
     data = TinyData(37)
     data.layout_options = {"boxed_patients": "test"}
-    t = trainer(tmp_path, [FrechetDistance(RandomProjection()), MetricsFile()])
+    t = trainer(tmp_path, [FidelityMetrics(RandomProjection()), MetricsFile()])
     t.test(TinyStage(), data, ckpt_path=checkpoint, weights_only=True, verbose=False)
     document = json.loads((tmp_path / "metrics.json").read_text())
     protocol = document.pop("protocol")
@@ -85,7 +85,7 @@ def test_part_of_the_test_set_is_counted_as_such(tmp_path: Path):
 
 
 def test_two_callbacks_under_one_name_are_refused(tmp_path: Path):
-    two = [FrechetDistance(RandomProjection(), floor=False), FrechetDistance(RandomProjection(), floor=False)]
+    two = [FidelityMetrics(RandomProjection(), floor=False), FidelityMetrics(RandomProjection(), floor=False)]
     with pytest.raises(ValueError, match="two callbacks measure generator/fid; give one"):
         trainer(tmp_path, [*two, MetricsFile()]).test(TinyStage(), TinyData(10), verbose=False)
     assert not (tmp_path / "metrics.json").exists()
