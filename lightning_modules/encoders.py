@@ -145,7 +145,7 @@ def open_encoders(options: PretrainedOptions, *, resolution: int) -> Encoders:
 
 def _open_image(name: str, *, resolution: int) -> tuple[ImageModel, dict[str, Tensor]]:
     try:
-        network, missing = _vision_network(name)
+        network, missing = vision_network(name)
     except OPENING as error:
         raise _unopened("image_model", name, what="a vision model", files="", error=error) from error
     # The image half of a model that also reads texts, as CLIP.
@@ -155,7 +155,7 @@ def _open_image(name: str, *, resolution: int) -> tuple[ImageModel, dict[str, Te
             f"image_model {name!r} is a {type(half).__name__}, which reads {half.main_input_name}; expected a vision "
             "model, which reads pixel_values"
         )
-    mean, std = _normalisation(name, half.config)
+    mean, std = normalisation(name, half.config)
     model = ImageModel("hub", plain_config(half), name, mean, std)
     features = HubFeatures(half, mean=mean, std=std)
     trunk = ImageTrunk(model, features=features, resolution=resolution, train=True)
@@ -165,7 +165,8 @@ def _open_image(name: str, *, resolution: int) -> tuple[ImageModel, dict[str, Te
     return model, features.state_dict()
 
 
-def _vision_network(name: str) -> tuple[Any, set[str]]:
+def vision_network(name: str) -> tuple[Any, set[str]]:
+    """A vision model by id or folder, and the names of the weights that its files lack; raises one of `OPENING`."""
     config = AutoConfig.from_pretrained(name)
     if config.model_type != "timm_wrapper":
         return _network(name)
@@ -184,7 +185,7 @@ def _network(name: str, **options: Any) -> tuple[Any, set[str]]:
     return network, set(told["missing_keys"])
 
 
-def _normalisation(name: str, config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalisation(name: str, config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation of each colour of the model's image, as its files give them, else those of ImageNet."""
     colours, source = int(getattr(config, "num_channels", 3)), "its image processor's"
     mean, std = (list(part) for part in IMAGENET)
@@ -203,7 +204,7 @@ def _normalisation(name: str, config: Any) -> tuple[tuple[float, ...], tuple[flo
             mean, std = list(told["image_mean"]), list(told["image_std"])
     if len(mean) != colours:
         mean, std = [sum(mean) / len(mean)] * colours, [sum(std) / len(std)] * colours
-    rank_zero_info(f"aligner: image_model {name} sees pixels with mean {mean} and std {std}, {source}")
+    rank_zero_info(f"image model {name} sees pixels with mean {mean} and std {std}, {source}")
     return tuple(mean), tuple(std)
 
 
