@@ -7,12 +7,10 @@ therefore no constructor arguments.
 
 import dataclasses
 import hashlib
-import math
 import os
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch import LightningModule
@@ -23,6 +21,7 @@ from torch import Tensor
 from datamodules.manifest import Batch
 from datamodules.reports.labels import FINDINGS, VIEWS
 from lightning_modules import stages
+from lightning_modules.contact_sheet import write_contact_sheet
 from lightning_modules.file_names import file_name
 from lightning_modules.networks.alignment import AlignerConfig
 from lightning_modules.networks.clue_retriever import ClueRetriever
@@ -334,24 +333,11 @@ class CXRGenerator(LightningModule):
         temporary = folder / ".samples.csv.tmp"
         pd.DataFrame(rows).to_csv(temporary, index=False)
         os.replace(temporary, folder / "samples.csv")
-        self._contact_sheet([folder / row["image"] for row in rows[:64]], folder / "contact_sheet.png")
+        write_contact_sheet([folder / row["image"] for row in rows[:64]], folder / "contact_sheet.png")
         print(
             f"generator: wrote {len(rows)} synthetic radiographs, samples.csv and contact_sheet.png to {folder}; read "
             f"them with -c configs/data/table.yaml --data.init_args.root={folder / 'samples.csv'}"
         )
-
-    @staticmethod
-    def _contact_sheet(images: list[Path], path: Path) -> None:
-        pixels = [np.asarray(Image.open(image)) for image in images]
-        columns = math.ceil(math.sqrt(len(pixels)))
-        size = pixels[0].shape[0]
-        sheet = np.zeros((math.ceil(len(pixels) / columns) * size, columns * size), dtype=np.uint8)
-        for i, image in enumerate(pixels):
-            top, left = i // columns * size, i % columns * size
-            sheet[top : top + size, left : left + size] = image
-        temporary = path.with_name("." + path.name + ".tmp")
-        Image.fromarray(sheet).save(temporary, format="PNG")
-        os.replace(temporary, path)
 
     def configure_optimizers(self) -> Any:
         """The optimiser, its learning rate warmed up and falling along a cosine."""
