@@ -14,6 +14,7 @@ from lightning.pytorch import LightningDataModule
 from datamodules.augment import augment, check_views, mirror
 from datamodules.caches import clues_key, load_caches, pictures_of, tokens_key
 from datamodules.dataset import CXRDataset
+from datamodules.images import RESIZE
 from datamodules.loader import BatchLoader, batches_done
 from datamodules.manifest import Batch, Manifest
 from datamodules.options import check_names, check_numbers, check_unchanged
@@ -106,14 +107,13 @@ class CXRDataModule(LightningDataModule):
         if augment or mirror:
             check_unchanged(tokens=tokens, clues=clues)
         self.layout, self.root, self.layout_options = layout, root, dict(layout_options or {})
-        self.shards, self.store = shards, store
+        self.shards, self.store, self.views, self.policy = shards, store, views, policy
         self.size, self.batch_size, self.num_workers = size, batch_size, num_workers
         self.cache_dir, self.seed = Path(cache_dir).expanduser(), seed
-        self.views, self.policy = views, policy
+        self.image_protocol = {"size": size, **RESIZE}
         self.tokens, self.clues, self.prompts = tokens, clues, prompts
         self.prompts_verified, self.masks, self.text_only = prompts_verified, masks, text_only
-        self.images = images and not text_only
-        self.limit, self.predict_splits = limit, predict_splits or list(SPLITS)
+        self.limit, self.predict_splits, self.images = limit, predict_splits or list(SPLITS), images and not text_only
         self.balance, self.augment, self.mirror = balance, augment, mirror
         self._manifest: Manifest | None = None
         self._kept = np.zeros(0, dtype=np.int64)  # the row of `source` of each row of `manifest`

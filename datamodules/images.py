@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PHANTOM = "phantom:"
 DICOM = (".dcm", ".dicom")
+# What `fit` does, for the protocol of what is measured on the images. Pillow's filters widen when they shrink.
+RESIZE = {"square": "padded with black", "filter": "Pillow Lanczos", "antialias": True, "bits": 8}
 
 
 def read_image(reference: str, *, size: int) -> np.ndarray:
