@@ -282,8 +282,16 @@ class CXRGenerator(LightningModule):
         self.log("generator/loss", loss, batch_size=len(batch["report"]), sync_dist=True)
         return {"synthetic": self._sample_batch(batch, len(batch["report"]))}
 
-    def _sample_batch(self, batch: Batch, first: int) -> Tensor:
-        seeds = torch.tensor([image_seed(self.sampling_seed, i) for i in batch["image_id"][:first]])
+    def sample_again(self, batch: Batch, *, seed: int) -> Tensor:
+        """Other radiographs [B,1,H,W] of the batch's prompts than `test_step` gives; the same for the same seed."""
+        return self._sample_batch(batch, len(batch["report"]), again=(seed,))
+
+    def sampling_protocol(self) -> dict[str, Any]:
+        """How radiographs are drawn, for the protocol of what is measured on them."""
+        return dataclasses.asdict(self.sampling) | {"seed": self.sampling_seed, "clues": self.use_clues}
+
+    def _sample_batch(self, batch: Batch, first: int, again: tuple[int, ...] = ()) -> Tensor:
+        seeds = torch.tensor([image_seed(self.sampling_seed, i, *again) for i in batch["image_id"][:first]])
         report, patients = batch["report"][:first], batch["patient_id"][:first]
         # As in training: no image of a patient is made from the patches of the same patient.
         clues = batch["clues"][:first] if "clues" in batch else self.retrieve(report, exclude_patients=patients)
