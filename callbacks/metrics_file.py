@@ -1,26 +1,48 @@
 """`MetricsFile`: every figure of a test with the protocol it was made under, as `<default_root_dir>/metrics.json`.
 
 The file is one flat object: a key a metric with a number (or null, with the reason under `protocol.undefined`), and
-`protocol`. `python -m callbacks` merges the files of the stages.
+`protocol`; callbacks/metrics.schema.json describes it. `python -m callbacks` merges the files of the stages, prints
+protocol cards and compares runs.
 """
 
 import hashlib
+import importlib.metadata
 import math
 import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-import lightning
 import torch
 import torch.distributed
-import torchmetrics
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.metrics_json import SCHEMA, write_json
 from callbacks.protocols import HasProtocol
+
+# What reads, resizes and measures images; a callback's protocol names further ones under "packages".
+PACKAGES = ("lightning", "numpy", "pillow", "scipy", "torch", "torchmetrics", "torchvision")
+
+
+@runtime_checkable
+class PreparesImages(Protocol):
+    """A datamodule that says how pictures were brought to their size.
+
+    Attributes:
+        image_protocol: plain data, e.g. size, filter, antialias.
+    """
+
+    image_protocol: dict[str, Any]
+
+
+@runtime_checkable
+class SamplesImages(Protocol):
+    """A module that says how it draws images."""
+
+    def sampling_protocol(self) -> dict[str, Any]:
+        """Plain data, e.g. steps, temperatures, seed."""
 
 
 class MetricsFile(Callback):
@@ -64,14 +86,15 @@ class MetricsFile(Callback):
             gathered = [None] * trainer.world_size
             torch.distributed.all_gather_object(gathered, self._ids)
         ids = [name for part in gathered for name in part]
-        self._counts = {"n": len(set(ids)) or None, "repeated": len(ids) - len(set(ids))}
+        digest = hashlib.sha256("\n".join(sorted(set(ids))).encode()).hexdigest() if ids else None
+        self._counts = {"n": len(set(ids)) or None, "repeated": len(ids) - len(set(ids)), "ids_digest": digest}
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file."""
         logged = dict(trainer.callback_metrics)  # on all ranks: reading it may reduce
         if not trainer.is_global_zero:
             return
-        contributions, undefined = contributed(trainer)
+        contributions, undefined, packages = contributed(trainer)
         metrics: dict[str, float | None] = {}
         reasons: dict[str, str] = {}
         for key, tensor in sorted(logged.items()):
@@ -79,7 +102,7 @@ class MetricsFile(Callback):
             metrics[key] = value if math.isfinite(value) else None
             if metrics[key] is None:
                 reasons[key] = undefined.get(key, f"{value} was logged")
-        protocol = self._protocol(trainer, pl_module)
+        protocol = self._protocol(trainer, pl_module, packages)
         document = {**metrics, "protocol": {**protocol, "metrics": contributions, "undefined": reasons}}
         path = Path(trainer.default_root_dir) / self.filename
         write_json(path, document)
@@ -87,7 +110,7 @@ class MetricsFile(Callback):
         for key, number in metrics.items():
             print(f"  {key:<44} " + (f"{number:.6g}" if number is not None else f"null ({reasons[key]})"))
 
-    def _protocol(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    def _protocol(self, trainer: Trainer, module: LightningModule, packages: set[str]) -> dict[str, Any]:
         data = getattr(trainer, "datamodule", None)
         manifest = getattr(data, "manifest", None)
         seed = os.environ.get("PL_GLOBAL_SEED")
@@ -100,29 +123,38 @@ class MetricsFile(Callback):
             "split": "test",
             **self._counts,
             "limit_test_batches": trainer.limit_test_batches,
+            "label_policy": getattr(data, "policy", None),
             "image_size": self._image_size,
+            "images": data.image_protocol if isinstance(data, PreparesImages) else None,
+            "sampling": module.sampling_protocol() if isinstance(module, SamplesImages) else None,
             "seed": int(seed) if seed else None,
             "checkpoint": describe_checkpoint(trainer.ckpt_path),
             "precision": str(trainer.precision),
             "world_size": trainer.world_size,
             "device": module.device.type,
-            "versions": {
-                "python": platform.python_version(),
-                "torch": str(torch.__version__),
-                "lightning": lightning.__version__,
-                "torchmetrics": torchmetrics.__version__,
-            },
+            # What is imported, with its build, which the distribution's version may not name.
+            "versions": {name: version(name) for name in sorted(packages)}
+            | {"python": platform.python_version(), "torch": str(torch.__version__)},
         }
 
 
-def contributed(trainer: Trainer) -> tuple[dict[str, Any], dict[str, str]]:
-    """What the other callbacks say of their metrics, and why metrics of theirs are undefined.
+def version(package: str) -> str | None:
+    """The installed version of a distribution; None where there is none."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def contributed(trainer: Trainer) -> tuple[dict[str, Any], dict[str, str], set[str]]:
+    """What the other callbacks say of their metrics, why some are undefined, and the packages they were made with.
 
     Raises:
         ValueError: two callbacks describe the same metric, so one has overwritten the other's figures.
     """
     described: dict[str, Any] = {}
     undefined: dict[str, str] = {}
+    packages = set(PACKAGES)
     for callback in getattr(trainer, "callbacks", []):
         if not isinstance(callback, HasProtocol):
             continue
@@ -131,9 +163,10 @@ def contributed(trainer: Trainer) -> tuple[dict[str, Any], dict[str, str]]:
                 raise ValueError(
                     f"two callbacks measure {name}; give one of the {type(callback).__name__} another prefix or name"
                 )
-            described[name] = {key: value for key, value in part.items() if key != "undefined"}
+            described[name] = {key: value for key, value in part.items() if key not in ("undefined", "packages")}
             undefined |= part.get("undefined", {})
-    return described, undefined
+            packages |= set(part.get("packages", ()))
+    return described, undefined, packages
 
 
 def describe_checkpoint(path: str | Path | None) -> dict[str, Any] | None:

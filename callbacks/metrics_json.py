@@ -1,4 +1,7 @@
-"""The format of metrics.json: its schema version, and how it is written."""
+"""The format of metrics.json: its schema and the schema's version, and how it is written.
+
+A key that is added leaves the version; one that is renamed, moved or means something else raises it.
+"""
 
 import json
 import os
@@ -7,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 SCHEMA = 1
+SCHEMA_FILE = Path(__file__).with_name("metrics.schema.json")  # JSON Schema 2020-12 of the file of one stage
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
