@@ -3,6 +3,7 @@
 from callbacks.atlas import CodeAtlas
 from callbacks.codes import CodeHealth
 from callbacks.contrast import FindingContrast
+from callbacks.diversity import SampleDiversity
 from callbacks.downstream import DownstreamClassifier
 from callbacks.fidelity import FidelityMetrics
 from callbacks.grids import SampleGrid
@@ -10,6 +11,7 @@ from callbacks.health import HealthAlarm
 from callbacks.heat_maps import WordHeatMaps
 from callbacks.metrics_file import MetricsFile
 from callbacks.progress import ProgressLine
+from callbacks.quality import NaturalQuality
 from callbacks.similarity import MultiScaleSimilarity
 
 __all__ = [
@@ -21,7 +23,9 @@ __all__ = [
     "HealthAlarm",
     "MetricsFile",
     "MultiScaleSimilarity",
+    "NaturalQuality",
     "ProgressLine",
+    "SampleDiversity",
     "SampleGrid",
     "WordHeatMaps",
 ]
