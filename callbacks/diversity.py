@@ -121,8 +121,7 @@ class SampleDiversity(Callback):
                 drawn = self._draw(pl_module, batch, seed=self.seed + int(kind.removeprefix("sample-")))
                 images[kind] = check_images(drawn, what=kind, ids=batch["image_id"])
             for kind, bank in banks.items():
-                rows = images[kind].flatten(1).to(pl_module.device)
-                bank.update(rows, batch["image_id"], batch["report"])
+                bank.update(images[kind].flatten(1).to(pl_module.device), batch["image_id"], batch["report"])
         rows = {kind: bank.compute() for kind, bank in banks.items()}
         values = self._measure(rows, size=(height, width))
         for key, value in values.items():
@@ -213,4 +212,4 @@ def joined(rows: list[Batch], *, device: torch.device) -> Batch:
 
 
 def _mapping(batch: Batch) -> Mapping[str, Any]:
-    return batch  # type: ignore[return-value]
+    return batch
