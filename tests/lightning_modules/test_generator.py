@@ -1,5 +1,6 @@
 """The generator's module on a real tiny chain: samples, seeds, clues, written data set."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -75,6 +76,22 @@ def test_without_a_clue_cache_no_image_is_made_from_its_own_patient(
     batch = {"report": REPORTS, "view": VIEW, "image_id": ["i", "j", "k"], "patient_id": ["a", "b", "c"]}
     assert generator._sample_batch(batch, 2).shape == (2, 1, 32, 32)  # type: ignore[arg-type]
     assert excluded == [["a", "b"]]
+
+
+def test_a_prompt_is_drawn_again_with_other_noise(generator: CXRGenerator) -> None:
+    batch = {"report": REPORTS, "view": VIEW, "image_id": ["i", "j", "k"], "patient_id": ["a", "b", "c"]}
+    first = generator._sample_batch(batch, 3)  # type: ignore[arg-type]
+    again, same, other = (generator.sample_again(batch, seed=seed) for seed in (1, 1, 2))  # type: ignore[arg-type]
+    assert torch.equal(again, same)
+    assert again.shape == first.shape
+    assert not any(torch.equal(again, images) for images in (first, other))
+
+
+def test_the_sampler_states_its_settings(generator: CXRGenerator) -> None:
+    stated = generator.sampling_protocol()
+    assert set(stated) == {*dataclasses.asdict(generator.sampling), "seed", "clues"}
+    assert json.loads(json.dumps(stated)) == stated
+    assert (stated["seed"], stated["clues"]) == (0, True)
 
 
 def test_key_patches_of_other_splits_are_refused(chain: Chain, tmp_path: Path) -> None:
