@@ -76,7 +76,7 @@ CODE_text := $(CODE_all) $(addprefix $(NETWORKS)/,tokenizer.py transformer.py te
 CODE_aligner := $(CODE_text) $(addprefix lightning_modules/,aligner.py encoders.py key_patch_run.py) $(addprefix $(NETWORKS)/,classifier.py vqgan.py statements.py \
   contrastive.py alignment_losses.py alignment_cases.py pointing.py bootstrap.py prompted_pointing.py retrieval.py zero_shot.py word_maps.py \
   clue_origins.py key_patch_candidates.py key_patch_atlas.py)
-CODE_generator := $(CODE_text) lightning_modules/generator.py $(addprefix $(NETWORKS)/,masked_generator.py sampling.py)
+CODE_generator := $(CODE_text) lightning_modules/generator.py lightning_modules/contact_sheet.py $(addprefix $(NETWORKS)/,masked_generator.py sampling.py)
 CODE_prompter := $(CODE_all) lightning_modules/prompter.py lightning_modules/prompter_parts.py \
   $(addprefix $(NETWORKS)/,tokenizer.py language_model.py adapters.py packing.py examples.py generation.py requests.py prompt_file.py \
   report_writer.py written.py copying.py guided.py text_checks.py instruct.py ngram.py \

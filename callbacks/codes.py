@@ -100,6 +100,7 @@ class CodeHealth(Callback):
         values = {"dead": float(rate.dead), "bits": rate.bits, "bits_nominal": rate.nominal}
         log_equal(pl_module, {f"{self.prefix}/{name}": value for name, value in values.items()})
         self._protocol = {
+            "figures": sorted(f"{self.prefix}/{name}" for name in values),
             "n": len(rows.values),
             "repeated_left_out": rows.repeated,
             "codes": total,

@@ -99,7 +99,8 @@ class FindingContrast(Callback):
                 f"{self.prefix}/cnr_n/{slug(finding)}": float(k.n),
             }
         log_equal(pl_module, values)
-        self._protocol = self._describe(dict(zip(FINDINGS, found, strict=True)), small, images)
+        described = self._describe(dict(zip(FINDINGS, found, strict=True)), small, images)
+        self._protocol = {"figures": sorted(values), **described}
         undefined = [key for key, value in values.items() if math.isnan(value)]
         if undefined:
             reason = f"no finding has {self.min_cases} masks that can be measured among {images} images"

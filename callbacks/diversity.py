@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.extraction import CHUNK, check_images, images_of
+from callbacks.logged import log_equal
 from callbacks.metrics.bank import RowBank, Rows, id_hash
 from callbacks.metrics.pairs import Mean, disjoint_pairs, mean_of
 from callbacks.metrics.similarity import KERNEL, SIGMA, betas_for, ms_ssim
@@ -124,8 +125,7 @@ class SampleDiversity(Callback):
                 bank.update(images[kind].flatten(1).to(pl_module.device), batch["image_id"], batch["report"])
         rows = {kind: bank.compute() for kind, bank in banks.items()}
         values = self._measure(rows, size=(height, width))
-        for key, value in values.items():
-            pl_module.log(key, torch.tensor(value, device=pl_module.device), sync_dist=True, batch_size=1)
+        log_equal(pl_module, values)
 
     def protocol(self) -> dict[str, Any]:
         """How the last test's figures were made."""

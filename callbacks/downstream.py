@@ -122,7 +122,8 @@ class DownstreamClassifier(Callback):
             for end, value in zip(("low", "high"), interval(draws), strict=True):
                 values[f"{self.prefix}/auroc_{name}_{end}"] = value
         log_equal(pl_module, values)
-        self._protocol = self._describe(real, [key for key, value in values.items() if math.isnan(value)])
+        undefined = [key for key, value in values.items() if math.isnan(value)]
+        self._protocol = {"figures": sorted(values), **self._describe(real, undefined)}
         self.sides = {}
 
     def protocol(self) -> dict[str, Any]:

@@ -226,6 +226,7 @@ class FidelityMetrics(Callback):
         undefined = {f"{prefix}/{key}": reason for key, reason in found.protocol["undefined"].items()}
         self._protocol[f"{prefix}/{self.name}"] = {
             **found.protocol,
+            "figures": sorted(f"{prefix}/{key}" for key in found.values),
             "extractor": describe(self.extractors[prefix]),
             "output": self.output,
             "blur_factor": self.blur_factor if self.controls else None,

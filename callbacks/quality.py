@@ -11,7 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.extraction import CHUNK, check_images, images_of
-from callbacks.fid import blur
+from callbacks.fidelity import blur
+from callbacks.logged import log_equal
 from callbacks.metrics.bank import RowBank, Rows, id_hash
 from callbacks.metrics.niqe import FEATURES, SHARP, NaturalModel, fit, niqe, patch_features, read_model, sharp
 from callbacks.metrics.pairs import grouped_mean
@@ -38,7 +39,7 @@ class NaturalQuality(Callback):
         output: the key of the images in what `test_step` returns.
         prefix: of the metric names.
         controls: measure `_blur` and `_noise`.
-        blur_factor: see `callbacks.fid.blur`.
+        blur_factor: see `callbacks.fidelity.blur`.
         noise: on the scale of [-1,1].
         seed: of the training images and the noise.
 
@@ -107,8 +108,7 @@ class NaturalQuality(Callback):
         self.bank.reset()
         if not len(rows.values):
             raise ValueError(f"{self.prefix}/niqe: no image was tested")
-        for key, value in self._measure(rows).items():
-            pl_module.log(key, torch.tensor(value, device=pl_module.device), sync_dist=True, batch_size=1)
+        log_equal(pl_module, self._measure(rows))
 
     def protocol(self) -> dict[str, Any]:
         """How the last test's figures were made."""

@@ -61,6 +61,7 @@ class MultiScaleSimilarity(Callback):
         log_equal(pl_module, {f"{self.prefix}/ms_ssim": value.float()})
         betas = betas_for(int(rows.values[:, 1].min()))
         self._protocol = {
+            "figures": [f"{self.prefix}/ms_ssim"],
             "output": self.output,
             "n": len(rows.values),
             "repeated_left_out": rows.repeated,

@@ -30,6 +30,7 @@ _STOP_WORDS = (
 )
 STOP_WORDS = frozenset(_STOP_WORDS.split())
 SENTENCE_ENDS = frozenset({".", "!", "?", ":"})
+COSINES = 1 << 24  # held at a time
 BAD = -1e4  # stands for minus infinity: larger than any cosine in magnitude, and finite in bf16
 
 
@@ -189,8 +190,13 @@ class AlignmentNetwork(nn.Module):
         The smooth maximum (log-mean-exp) over the patches of gain · cosine, plus the statement's threshold:
         multiple-instance learning. Some findings are a few pixels and some fill the lung, so each has its own.
         """
-        peak = torch.logsumexp(self.log_gain.exp() * every_cosine(queries.vectors, patches), dim=-1)
-        return peak - math.log(patches.shape[1]) + queries.thresholds
+        # A test asks a thousand statements at once: all cosines of a batch would take a gigabyte.
+        chunk = max(1, COSINES // max(1, len(queries.vectors) * patches.shape[1]))
+        peaks = [
+            torch.logsumexp(self.log_gain.exp() * every_cosine(queries.vectors, part), dim=-1)
+            for part in patches.split(chunk)
+        ]
+        return torch.cat(peaks) - math.log(patches.shape[1]) + queries.thresholds
 
     def fits(self, queries: Queries, patches: Tensor) -> Tensor:
         """How well each statement fits each image, float32 [B,M]: its evidence, turned round as far as it denies."""
@@ -287,7 +293,7 @@ def compact(words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def late_interaction(
-    patches: Tensor, words: Tensor, word_mask: Tensor, *, budget: int = 1 << 24
+    patches: Tensor, words: Tensor, word_mask: Tensor, *, budget: int = COSINES
 ) -> tuple[Tensor, Tensor]:
     """Scores of every image with every text, each from cosines of patches with words.
 

@@ -12,7 +12,7 @@ import pytest
 from callbacks.__main__ import main
 from callbacks.compare import compare, differences
 from callbacks.downstream import DownstreamClassifier
-from callbacks.fid import FrechetDistance
+from callbacks.fidelity import FidelityMetrics
 from callbacks.figures import figures_of, open_run, parts_of
 from callbacks.metrics_file import MetricsFile
 from callbacks.metrics_json import SCHEMA_FILE
@@ -253,7 +253,7 @@ def test_real_tests_write_what_the_schema_says_and_compare(tmp_path: Path, capsy
         stage, source = Sampling(), TinyData(37, **data)
         stage.steps, stage.scale.data = steps, stage.scale.data * scale
         source.image_protocol = {"size": size, "filter": "none"}
-        judges = [FrechetDistance(RandomProjection()), DownstreamClassifier(RandomProjection(), min_positives=1)]
+        judges = [FidelityMetrics(RandomProjection()), DownstreamClassifier(RandomProjection(), min_positives=1)]
         trainer(tmp_path / name, [*judges, MetricsFile()]).test(stage, source, verbose=False)
         document = json.loads((tmp_path / name / "metrics.json").read_text())
         jsonschema.validate(document, json.loads(SCHEMA_FILE.read_text()))

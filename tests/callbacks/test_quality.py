@@ -12,7 +12,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from callbacks.fid import blur
+from callbacks.fidelity import blur
 from callbacks.metrics.niqe import fit, niqe, patch_features, sharp
 from callbacks.metrics_file import MetricsFile
 from callbacks.quality import NaturalQuality, noisy

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from lightning_modules.networks import alignment
 from lightning_modules.networks.alignment import (
     AlignerConfig,
     AlignmentNetwork,
@@ -123,3 +124,16 @@ def test_evidence_is_the_smooth_maximum_and_a_denial_turns_it_round() -> None:
             expected = math.log(mean) + float(queries.thresholds[m])
             assert evidence[b, m].item() == pytest.approx(expected, abs=1e-4)
     torch.testing.assert_close(network.fits(queries, patches), evidence * torch.tensor([1.0, -1.0]))
+
+
+def test_evidence_of_many_statements_is_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = AlignmentNetwork(TINY, vocabulary=20).eval()
+    generator = torch.Generator().manual_seed(0)
+    vectors = functional.normalize(torch.randn(7, TINY.dim, generator=generator), dim=-1)
+    patches = functional.normalize(torch.randn(5, 16, TINY.dim, generator=generator), dim=-1)
+    asked = Queries(vectors, torch.zeros(7), torch.randn(7, generator=generator))
+    whole = network.evidence(asked, patches)
+    monkeypatch.setattr(alignment, "COSINES", 2 * 7 * 16)
+    torch.testing.assert_close(network.evidence(asked, patches), whole)
+    monkeypatch.setattr(alignment, "COSINES", 1)
+    torch.testing.assert_close(network.evidence(asked, patches), whole)
