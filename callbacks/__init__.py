@@ -13,6 +13,7 @@ from callbacks.metrics_file import MetricsFile
 from callbacks.progress import ProgressLine
 from callbacks.quality import NaturalQuality
 from callbacks.similarity import MultiScaleSimilarity
+from callbacks.utility import SyntheticUtility
 
 __all__ = [
     "CodeAtlas",
@@ -27,5 +28,6 @@ __all__ = [
     "ProgressLine",
     "SampleDiversity",
     "SampleGrid",
+    "SyntheticUtility",
     "WordHeatMaps",
 ]

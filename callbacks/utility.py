@@ -1,0 +1,316 @@
+"""`SyntheticUtility`: are synthetic images worth anything for training a classifier that is used on real ones?
+
+Small classifiers are trained on real images only, on synthetic only, and on both, by one recipe, and each is tested on
+the real test split. What `predict` wrote for training prompts are the synthetic images.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from callbacks.extraction import check_images
+from callbacks.grids import publish_picture
+from callbacks.metrics.auroc import in_macro, multi_label_auroc
+from callbacks.metrics.auroc_interval import LEVEL, RESAMPLES, interval, resampled_macros
+from callbacks.metrics.bank import id_hash
+from callbacks.metrics.labelled import ImageBank, LabelledImages
+from callbacks.metrics.training import Recipe, build, trained_scores, weights_digest
+from callbacks.metrics.utility import Cell, Estimate, counts, gains, grid, mean_draws, over_seeds, training_set
+from callbacks.metrics_json import write_json
+from callbacks.samples import Samples, read_pictures, read_samples, refuse_leaks
+from callbacks.utility_picture import draw_curves
+from datamodules.manifest import Batch, Manifest
+from datamodules.reports.labels import FINDINGS
+
+SCHEMA = 1  # of the files of finished trainings
+
+
+@runtime_checkable
+class HasTrainingSplit(Protocol):
+    """A datamodule that tells the split of each image and serves, unchanged, those of the splits it is asked for."""
+
+    predict_splits: list[str]
+
+    @property
+    def manifest(self) -> Manifest:
+        """Its rows."""
+
+    def predict_dataloader(self) -> Iterable[Batch]:
+        """Each row of `predict_splits` once over all ranks."""
+
+
+class Job(NamedTuple):
+    """One training."""
+
+    cell: Cell
+    seed: int
+
+
+class Outcome(NamedTuple):
+    """What the real test images say of one training."""
+
+    auroc: float  # macro, NaN where no finding is in it
+    draws: list[float]  # macros of RESAMPLES draws of patients
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {"auroc": _or_none(self.auroc), "draws": [_or_none(value) for value in self.draws]}
+
+    @staticmethod
+    def from_plain(plain: dict[str, Any]) -> "Outcome":
+        """The inverse of `plain`."""
+        auroc, *draws = (math.nan if value is None else value for value in (plain["auroc"], *plain["draws"]))
+        return Outcome(auroc, draws)
+
+
+class SyntheticUtility(Callback):
+    """Logs at the end of a test, for each `<cell>` = `<real share>/<synthetic ratio>` of the grid.
+
+    - `<prefix>/utility_auroc/<cell>`: macro AUROC on the real test images, over the findings with at least
+      `min_positives` positives and negatives; mean over seeds. `..._low`, `..._high`: Student's 95 % interval of that
+      mean. A seed decides the first weights, the order of the images, and which real and synthetic ones are taken.
+    - `<prefix>/utility_gain/<cell>`, `..._low`, `..._high`: what the synthetic images add to the same real images, seed
+      by seed.
+
+    Every training has the same number of steps. Trainings go round the ranks. Each that is finished is kept as
+    `<default_root_dir>/utility/*.json`, so that an interrupted test goes on with the others; a change of data, samples,
+    classifier or recipe begins anew. `pictures/utility.png` shows the curves, `utility.json` every cell with its
+    trainings and where its figure lies in 95 % of draws of test patients.
+
+    Args:
+        classifier: makes a fresh classifier, see `trained_scores`: a class_path with init_args.
+        samples: samples.csv of `predict`, made from training prompts; every rank reads it.
+        real_shares: of the real training images; 0 trains on synthetic images alone.
+        synthetic_ratios: synthetic images for each image of the whole real training split; 0 trains on real ones alone.
+        seeds: trainings of each cell.
+        recipe: of each training.
+        prefix: of the metric names.
+        min_positives: see above.
+        most_real: real training images that are taken at most, and a share of 1 means; bounds memory.
+
+    Raises:
+        ValueError: for samples of prompts that are not of the training split, naming one; for images of another size;
+            for too few of them.
+        TypeError: if the datamodule does not tell its splits.
+    """
+
+    def __init__(
+        self,
+        classifier: Callable[[], nn.Module],
+        samples: str,
+        *,
+        real_shares: Sequence[float] = (0.0, 0.01, 0.1, 1.0),
+        synthetic_ratios: Sequence[float] = (0.0, 1.0),
+        seeds: int = 3,
+        recipe: Recipe = Recipe(),  # noqa: B008 - frozen
+        prefix: str = "generator",
+        min_positives: int = 5,
+        most_real: int = 20_000,
+    ) -> None:
+        if seeds < 1 or most_real < 1:
+            raise ValueError(f"seeds {seeds}, most_real {most_real}; expected at least 1")
+        self.cells = grid(real_shares, synthetic_ratios)
+        self.classifier, self.samples, self.seeds, self.recipe = classifier, samples, seeds, recipe
+        self.prefix, self.min_positives, self.most_real = prefix, min_positives, most_real
+        self.bank = ImageBank()
+        self._table: Samples | None = None
+        self._protocol: dict[str, Any] = {}
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse samples that would leak before the test takes its time, and begin with no images."""
+        self._protocol, self.bank = {}, ImageBank()
+        frame = self._data(trainer).manifest.frame
+        self._table = read_samples(self.samples)
+        refuse_leaks(self._table, dict(zip(frame["image_id"], frame["split"], strict=True)))
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the batch's real images."""
+        images = check_images(batch["image"], what="real", ids=batch["image_id"])
+        self.bank.add(images, batch["labels"], ids=batch["image_id"], patients=batch["patient_id"])
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Train, test and log; every rank takes part and logs the same."""
+        assert self._table is not None
+        with torch.random.fork_rng(devices=[]):  # loaders draw from the process's generator
+            sets = {"real": self._training_split(trainer), "synthetic": read_pictures(self._table)}
+        sets["test"] = self.bank.gathered()
+        self.bank = ImageBank()
+        sizes = {name: list(images.pixels.shape[1:]) for name, images in sets.items()}
+        if sizes["synthetic"] != sizes["real"] or sizes["test"] != sizes["real"]:
+            raise ValueError(
+                f"{self.samples}: images of the sizes {sizes}; `predict` and `test` take the same data size"
+            )
+        for cell in self.cells:
+            training_set(
+                cell, sets["real"], sets["synthetic"], seed=0
+            )  # refuses what a ratio lacks, before any training
+        outcomes = self._run(trainer, pl_module, sets)
+        self._report(trainer, pl_module, sets, outcomes)
+
+    def protocol(self) -> dict[str, Any]:
+        """How the last test's figures were made."""
+        return {f"{self.prefix}/utility_auroc": self._protocol} if self._protocol else {}
+
+    @staticmethod
+    def _data(trainer: Trainer) -> HasTrainingSplit:
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, HasTrainingSplit):
+            raise TypeError(
+                f"SyntheticUtility takes real training images from CXRDataModule; found {type(data).__name__}"
+            )
+        return data
+
+    def _training_split(self, trainer: Trainer) -> LabelledImages:
+        data, bank = self._data(trainer), ImageBank()
+        frame = data.manifest.frame
+        ids = sorted(frame.loc[frame["split"] == "train", "image_id"], key=id_hash)
+        wanted, before = set(ids[: self.most_real]), data.predict_splits
+        try:
+            data.predict_splits = ["train"]
+            for batch in data.predict_dataloader():
+                rows = [i for i, image_id in enumerate(batch["image_id"]) if image_id in wanted]
+                own = [batch["image_id"][i] for i in rows]
+                if own:
+                    images = check_images(batch["image"][rows], what="real training", ids=own)
+                    bank.add(images, batch["labels"][rows], ids=own, patients=[batch["patient_id"][i] for i in rows])
+        finally:
+            data.predict_splits = before
+        return bank.gathered()
+
+    def _run(
+        self, trainer: Trainer, module: LightningModule, sets: dict[str, LabelledImages]
+    ) -> dict[Cell, list[Outcome]]:
+        folder, identity = Path(trainer.default_root_dir) / "utility", self._identity(sets)
+        # Seed by seed: an interrupted run has all cells of the first seeds.
+        jobs = [Job(cell, seed) for seed in range(self.seeds) for cell in self.cells]
+        own: dict[Job, Outcome] = {}
+        for number in range(trainer.global_rank, len(jobs), trainer.world_size):
+            cell, seed = job = jobs[number]
+            path = folder / f"{identity[:16]}-{cell.share:g}-{cell.ratio:g}-{seed}.json"
+            began = time.monotonic()
+            if kept := path.is_file():
+                own[job] = Outcome.from_plain(json.loads(path.read_text())["outcome"])
+            else:
+                own[job] = self._train(job, sets, device=module.device)
+                write_json(path, {"schema": SCHEMA, "identity": identity, "outcome": own[job].plain()})
+            real, synthetic = counts(cell, real=len(sets["real"].pixels))
+            what = f"{real} real + {synthetic} synthetic images, seed {seed}: AUROC {own[job].auroc:.3f}"
+            took = "kept from before" if kept else f"{time.monotonic() - began:.0f} s"
+            print(f"utility: training {number + 1} of {len(jobs)}: {what}, {took}", flush=True)
+        ranks: list[Any] = [own]
+        if trainer.world_size > 1:
+            ranks = [None] * trainer.world_size
+            torch.distributed.all_gather_object(ranks, own)
+        found = {job: outcome for of_rank in ranks for job, outcome in of_rank.items()}
+        return {cell: [found[Job(cell, seed)] for seed in range(self.seeds)] for cell in self.cells}
+
+    def _train(self, job: Job, sets: dict[str, LabelledImages], *, device: torch.device) -> Outcome:
+        test = sets["test"]
+        train = training_set(job.cell, sets["real"], sets["synthetic"], seed=job.seed)
+        scores = trained_scores(self.classifier, train, test.pixels, recipe=self.recipe, seed=job.seed, device=device)
+        macro = multi_label_auroc(scores, test.labels, min_positives=self.min_positives).macro
+        draws = resampled_macros([scores], test.labels, groups=test.patients, min_positives=self.min_positives)
+        return Outcome(macro, [round(value, 6) for value in draws[0].tolist()])
+
+    def _identity(self, sets: dict[str, LabelledImages]) -> str:
+        facts = {
+            "schema": SCHEMA,
+            "classifier": weights_digest(build(self.classifier, seed=0)),
+            "recipe": dataclasses.asdict(self.recipe),
+            "min_positives": self.min_positives,
+            **{name: images.digest() for name, images in sets.items()},
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def _report(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        sets: dict[str, LabelledImages],
+        outcomes: dict[Cell, list[Outcome]],
+    ) -> None:
+        aurocs = {cell: [one.auroc for one in of_cell] for cell, of_cell in outcomes.items()}
+        estimates = {cell: over_seeds(values) for cell, values in aurocs.items()}
+        gained = gains(aurocs)
+        values: dict[str, float] = {}
+        for name, found in (("utility_auroc", estimates), ("utility_gain", gained)):
+            for cell, estimate in found.items():
+                for end, value in zip(("", "_low", "_high"), estimate, strict=True):
+                    values[f"{self.prefix}/{name}/{cell.name}{end}"] = value
+        for key, value in values.items():
+            module.log(key, torch.tensor(value, device=module.device), sync_dist=True, batch_size=1)
+        self._protocol = self._describe(sets)
+        missing = [key for key, value in values.items() if math.isnan(value)]
+        if missing:
+            few = f"no finding has {self.min_positives} positives and negatives among the test images"
+            alone = "one seed tells nothing of others; raise seeds"
+            included = any(in_macro(sets["test"].labels, min_positives=self.min_positives))
+            self._protocol["undefined"] = dict.fromkeys(missing, alone if included else few)
+        if trainer.is_global_zero:
+            cells = [self._card(cell, outcomes[cell], estimates[cell], gained.get(cell), sets) for cell in self.cells]
+            path = Path(trainer.default_root_dir) / "utility.json"
+            write_json(path, {"cells": cells, "protocol": self._protocol})
+            publish_picture(draw_curves(estimates), trainer, name="utility", key="utility")
+
+    def _card(
+        self,
+        cell: Cell,
+        outcomes: list[Outcome],
+        estimate: Estimate,
+        gain: Estimate | None,
+        sets: dict[str, LabelledImages],
+    ) -> dict[str, Any]:
+        real, synthetic = counts(cell, real=len(sets["real"].pixels))
+        of_patients = interval(mean_draws([torch.tensor(one.draws, dtype=torch.float64) for one in outcomes]))
+        return {
+            **cell._asdict(),
+            "real": real,
+            "synthetic": synthetic,
+            "auroc": {end: _or_none(value) for end, value in estimate._asdict().items()},
+            "gain": None if gain is None else {end: _or_none(value) for end, value in gain._asdict().items()},
+            "auroc_of_seeds": [_or_none(one.auroc) for one in outcomes],
+            "auroc_of_patients": dict(zip(("low", "high"), map(_or_none, of_patients), strict=True)),
+        }
+
+    def _describe(self, sets: dict[str, LabelledImages]) -> dict[str, Any]:
+        assert self._table is not None
+        fresh, test = build(self.classifier, seed=0), sets["test"]
+        chosen = in_macro(test.labels, min_positives=self.min_positives)
+        return {
+            "classifier": {
+                "name": type(fresh).__name__,
+                "parameters": sum(p.numel() for p in fresh.parameters()),
+                "digest_of_seed_0": weights_digest(fresh),
+            },
+            "recipe": dataclasses.asdict(self.recipe),
+            "seeds": list(range(self.seeds)),
+            "grid": [cell.name for cell in self.cells],
+            "samples": {"table": self._table.path.name, "sha256": self._table.digest},
+            **{name: {"n": len(one.pixels), "sha256": one.digest()} for name, one in sets.items()},
+            "n": len(test.pixels),
+            "repeated_left_out": test.repeated,
+            "min_positives": self.min_positives,
+            "findings": [finding for finding, take in zip(FINDINGS, chosen, strict=True) if take],
+            "interval": f"Student's {LEVEL:.0%} over seeds; auroc_of_patients: {RESAMPLES} bootstrap draws of patients",
+        }
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
