@@ -1,5 +1,6 @@
 """What is measured on generated sets or written to disk; a callback reaches a module by a Protocol, never its class."""
 
+from callbacks.alignment import ReportAlignment
 from callbacks.atlas import CodeAtlas
 from callbacks.codes import CodeHealth
 from callbacks.contrast import FindingContrast
@@ -26,6 +27,7 @@ __all__ = [
     "MultiScaleSimilarity",
     "NaturalQuality",
     "ProgressLine",
+    "ReportAlignment",
     "SampleDiversity",
     "SampleGrid",
     "SyntheticUtility",
