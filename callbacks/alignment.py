@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from callbacks.extraction import check_images, images_of
+from callbacks.logged import log_equal
 from callbacks.metrics.alignment import between, resampled_ratios
 from callbacks.metrics.auroc_interval import LEVEL, RESAMPLES, interval
 from callbacks.metrics.bank import RowBank, id_hash
@@ -143,8 +144,7 @@ class ReportAlignment(Callback):
             for kind, total, count in zip(TWINS, totals, right.sum(0).tolist(), strict=True):
                 if total:
                     values[f"{self.prefix}/alignment_{name}/{kind}_flipped"] = count / total
-        for key, figure in values.items():
-            pl_module.log(key, torch.tensor(figure, device=pl_module.device), sync_dist=True, batch_size=1)
+        log_equal(pl_module, values)
         self._protocol = {
             "aligner": {"name": self.aligner.name, "digest": self.aligner.digest},
             "output": self.output,

@@ -19,6 +19,7 @@ from torch import nn
 
 from callbacks.extraction import check_images
 from callbacks.grids import publish_picture
+from callbacks.logged import log_equal
 from callbacks.metrics.auroc import in_macro, multi_label_auroc
 from callbacks.metrics.auroc_interval import LEVEL, RESAMPLES, interval, resampled_macros
 from callbacks.metrics.bank import id_hash
@@ -254,8 +255,7 @@ class SyntheticUtility(Callback):
             for cell, estimate in found.items():
                 for end, value in zip(("", "_low", "_high"), estimate, strict=True):
                     values[f"{self.prefix}/{name}/{cell.name}{end}"] = value
-        for key, value in values.items():
-            module.log(key, torch.tensor(value, device=module.device), sync_dist=True, batch_size=1)
+        log_equal(module, values)
         self._protocol = self._describe(sets)
         missing = [key for key, value in values.items() if math.isnan(value)]
         if missing:
