@@ -1,0 +1,115 @@
+"""One alarm over several detectors, with thresholds set on held-out real images so that few of them raise it.
+
+A detector gives each image a distance to the training images; the smaller, the more it looks like a copy. Held-out real
+images, of patients who are not in training, say which distances people have who merely resemble one another. Each
+detector's log distance is put on the scale of its held-out images (0 at the median, 1 at the 5th percentile), the
+largest over the detectors is the image's score, and one threshold stands for all: so the rate of false alarms is that
+of all detectors together, however they depend on one another. N held-out images.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+LOW = 0.05  # the quantile that is 1 on a detector's scale
+SMALLEST = 1e-4  # of the median: a distance of 0 has a logarithm too
+
+
+class Alarm(NamedTuple):
+    """Thresholds of D detectors and what is known of their false alarms."""
+
+    thresholds: dict[str, float]  # an image below one of them raises the alarm
+    medians: dict[str, float]
+    scales: dict[str, float]  # log distance from the median to the 5th percentile
+    level: float  # the score that the thresholds stand for
+    rank: int  # it is the score of the held-out image with this rank
+    n: int
+    expected: float  # false alarms of new real images, rank / (N + 1)
+    confidence: float  # that their rate is not above what was asked for
+
+
+def check_count(n: int, *, rate: float) -> None:
+    """Refuse a number of held-out images that says nothing of so few false alarms.
+
+    Raises:
+        ValueError: if N is so small that beyond the most extreme held-out image more than `rate` is expected.
+    """
+    if 1 / (n + 1) > rate:
+        least = f"at least {math.ceil(1 / rate) - 1}" if rate else "a rate above 0"
+        raise ValueError(
+            f"{n} held-out images cannot set an alarm with {rate:.3g} false alarms: beyond the nearest of them lie "
+            f"{1 / (n + 1):.3g} of new ones; give {least}, or allow more false alarms"
+        )
+
+
+def set_alarm(held_out: Mapping[str, Tensor], *, rate: float, confidence: float = 0.95) -> Alarm:
+    """Thresholds at which new real images raise the alarm at most at `rate`.
+
+    The threshold is an order statistic of the held-out scores, whatever their distribution is (Wilks, 1941): that of
+    the largest rank r at which P(Binomial(N, rate) < r) <= 1 - confidence. With N too small for that it is the most
+    extreme score, and `confidence` of the result says what that is worth.
+
+    Args:
+        held_out: detector → float [N], distances of the same images in the same order.
+        rate: of false alarms, of all detectors together.
+        confidence: see above.
+
+    Raises:
+        ValueError: see `check_count`.
+    """
+    n = len(next(iter(held_out.values())))
+    check_count(n, rate=rate)
+    medians, scales = {}, {}
+    for name, distances in held_out.items():
+        logs = distances.double().clamp_min(SMALLEST * float(distances.double().median().clamp_min(1e-12))).log()
+        middle = float(logs.quantile(0.5))
+        medians[name] = math.exp(middle)
+        scales[name] = max(middle - float(logs.quantile(LOW)), 1e-6)
+    scores = _scores(held_out, medians, scales)
+    rank = max(1, _largest_rank(n, rate=rate, confidence=confidence))
+    level = float(scores.sort(descending=True).values[rank - 1])
+    thresholds = {name: medians[name] * math.exp(-level * scales[name]) for name in medians}
+    reached = 1 - _binomial_below(rank, n=n, rate=rate)
+    return Alarm(thresholds, medians, scales, level, rank, n, rank / (n + 1), reached)
+
+
+def raised(alarm: Alarm, distances: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Detector → bool [Q]: which images are below its threshold."""
+    # By the score, since the image at the threshold itself must not depend on how a logarithm rounds.
+    return {name: scores(alarm, {name: values}) > alarm.level for name, values in distances.items()}
+
+
+def scores(alarm: Alarm, distances: Mapping[str, Tensor]) -> Tensor:
+    """Float64 [Q]: the largest over the detectors; above `alarm.level` an image raises the alarm."""
+    return _scores(distances, alarm.medians, alarm.scales)
+
+
+def _scores(distances: Mapping[str, Tensor], medians: dict[str, float], scales: dict[str, float]) -> Tensor:
+    each = []
+    for name, values in distances.items():
+        logs = values.double().clamp_min(SMALLEST * max(medians[name], 1e-12)).log()
+        each.append((math.log(medians[name]) - logs) / scales[name])
+    return torch.stack(each).amax(0)
+
+
+def _largest_rank(n: int, *, rate: float, confidence: float) -> int:
+    rank = 0
+    while rank < n and _binomial_below(rank + 1, n=n, rate=rate) <= 1 - confidence:
+        rank += 1
+    return rank
+
+
+def _binomial_below(rank: int, *, n: int, rate: float) -> float:
+    """P(Binomial(n, rate) < rank)."""
+    logs = [
+        math.lgamma(n + 1)
+        - math.lgamma(i + 1)
+        - math.lgamma(n - i + 1)
+        + i * math.log(rate)
+        + (n - i) * math.log1p(-rate)
+        for i in range(rank)
+    ]
+    return math.fsum(math.exp(value) for value in logs)
