@@ -7,6 +7,8 @@ from typing import Any, Protocol, cast, runtime_checkable
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from datamodules.manifest import Batch
+
 FEATURE_ATTRIBUTES = ("name", "digest", "num_features", "features")
 EXTRACTOR_ATTRIBUTES = (*FEATURE_ATTRIBUTES, "logits")
 
@@ -173,6 +175,24 @@ class HasReferenceImages(Protocol):
 
     def reference_images(self, n: int, *, seed: int) -> Tensor:
         """Float [n,1,H,W] in [-1,1] of n different training images, the same for the same n and seed."""
+
+
+class SplitDataset(Protocol):
+    """The images of one split, in a fixed order, read when they are asked for; the same on every rank."""
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+
+    def __getitem__(self, chosen: Sequence[int]) -> Batch:
+        """The batch of these rows, in the order in which they are named."""
+
+
+@runtime_checkable
+class HasSplits(Protocol):
+    """A datamodule whose splits can be read beside its loaders."""
+
+    def split_dataset(self, split: str) -> SplitDataset:
+        """That of "train", "validate" or "test"."""
 
 
 @runtime_checkable

@@ -171,8 +171,11 @@ class CXRDataModule(LightningDataModule):
     def reference_images(self, n: int, *, seed: int) -> torch.Tensor:
         """Float32 [n,1,H,W] in [-1,1] of n different training images, drawn by seed; all where there are fewer."""
         dataset = self._dataset(self._train_rows())
-        order = np.random.default_rng(seed).permutation(len(dataset))[:n]
-        return dataset.image(np.sort(order))
+        return dataset.image(np.sort(np.random.default_rng(seed).permutation(len(dataset))[:n]))
+
+    def split_dataset(self, split: str) -> CXRDataset:
+        """All rows of a split, whatever `limit`: `len(it)`, and `it[[3, 1]]` is the batch of two of them."""
+        return self._dataset(split_rows(self.manifest, [split]))
 
     def write_tokens(
         self, path: str | Path, *, image_ids: Sequence[str], codes: np.ndarray, checkpoint_digest: str, codes_total: int
@@ -193,9 +196,7 @@ class CXRDataModule(LightningDataModule):
     ) -> None:
         """Write the clues of this data, made of the codes of its token cache, see `datamodules.tokens.write_clues`."""
         if self.tokens is None:
-            raise ValueError(
-                f"{path}: clues are codes of a codebook; name its token cache with --data.init_args.tokens"
-            )
+            raise ValueError(f"{path}: clues are codes; name its token cache with --data.init_args.tokens")
         codes = self._load_caches()["codes"]
         write_clues(
             path,
@@ -217,8 +218,7 @@ class CXRDataModule(LightningDataModule):
         if self._resizes():
             resize(manifest, size=self.size, folder=self._resized)
         path = self.cache_dir / f"manifest-{self._digest[:12]}-{key_here(manifest, self._digest)[:6]}.parquet"
-        # Equal rows may stand beside other drops: the ledger is always this run's.
-        manifest.save_ledger(path)
+        manifest.save_ledger(path)  # equal rows may stand beside other drops: the ledger is always this run's
         if self.shards is None and not path.is_file():
             manifest.save(path)
         print(summary(manifest, size=self.size, digest=self._digest, limit=self.limit), flush=True)
