@@ -11,6 +11,7 @@ from callbacks.grids import SampleGrid
 from callbacks.health import HealthAlarm
 from callbacks.heat_maps import WordHeatMaps
 from callbacks.metrics_file import MetricsFile
+from callbacks.privacy import PrivacyGate
 from callbacks.progress import ProgressLine
 from callbacks.quality import NaturalQuality
 from callbacks.similarity import MultiScaleSimilarity
@@ -26,6 +27,7 @@ __all__ = [
     "MetricsFile",
     "MultiScaleSimilarity",
     "NaturalQuality",
+    "PrivacyGate",
     "ProgressLine",
     "ReportAlignment",
     "SampleDiversity",

@@ -99,6 +99,24 @@ def test_the_codebook_panel_measures_and_draws(chain: Chain, tmp_path: Path) -> 
     assert (tmp_path / "pictures" / "atlas.png").is_file()
 
 
+def test_the_privacy_gate_judges_a_generator(chain: Chain, tmp_path: Path) -> None:
+    config = yaml.safe_load((ROOT / "configs/experiment/privacy.yaml").read_text())
+    (gate,) = config["trainer"]["callbacks+"]
+    for extractor in gate["init_args"]["extractors"]:
+        extractor["init_args"]["ckpt"] = str(chain.path("classifier"))
+    gate["init_args"] |= {"fail": False, "false_alarms": 0.2}  # of a dozen validation images
+    override = tmp_path / "callbacks.yaml"
+    override.write_text(yaml.safe_dump({"trainer": {"callbacks": [{"class_path": "MetricsFile"}, gate]}}))
+    arguments = chain.arguments("test", "generator", f"--run_dir={tmp_path}")
+    position = arguments.index("--trainer.callbacks=[]")
+    main([*arguments[:position], "-c", str(override), *arguments[position + 1 :]])
+    written = yaml.safe_load((tmp_path / "metrics.json").read_text())
+    assert 0 <= written["generator/privacy_flagged"] <= 1
+    found = yaml.safe_load((tmp_path / "privacy.json").read_text())
+    assert len(found["flagged"]) == round(written["generator/privacy_flagged"] * written["protocol"]["n"])
+    assert set(found["thresholds"]) >= {"pixel", "patch", "finding-classifier"}
+
+
 @pytest.mark.parametrize("file", BY_FOLDER["trainer"])
 def test_trainer_configs_make_a_trainer(
     chain: Chain, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
