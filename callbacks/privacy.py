@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from callbacks.extraction import describe, images_of
 from callbacks.grids import publish_picture
+from callbacks.logged import log_equal
 from callbacks.metrics.copied_patches import FLOOR, SHIFT, WINDOW
 from callbacks.metrics.false_alarms import Alarm, check_count, raised, scores, set_alarm
 from callbacks.metrics.memorisation import membership
@@ -164,8 +165,7 @@ class PrivacyGate(Callback):
             figures = membership(found.members[name], others)
             for end, value in zip(("", "_low", "_high"), figures, strict=True):
                 values[f"{base}_membership/{name}{end}"] = value
-        for key, value in values.items():
-            pl_module.log(key, torch.tensor(value, device=pl_module.device), sync_dist=True, batch_size=1)
+        log_equal(pl_module, values)
         self._state(alarm, made, held, len(training))
         scored = scores(alarm, of_made)
         order = scored.sort(descending=True, stable=True).indices
