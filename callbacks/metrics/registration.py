@@ -18,6 +18,7 @@ COARSE, FINE = 16, 32  # pixels a side
 SMOOTH, SLOW = 0.7, 4.0  # Gaussian σ in pixels of FINE: finer detail is noise or lost by a decoder, slower is anatomy
 ITERATIONS = (6, 8)  # on blurred pictures, whose slopes reach farther, then on sharp ones
 WIDE = 1.5  # σ of that blur
+COMPARED = 3  # last iterations whose result is looked at
 STEP = 0.06  # most that a parameter moves in an iteration
 SCALES = (0.7, 1.4)
 SHIFT = 0.4  # largest of a placement
@@ -63,7 +64,7 @@ def registered_distance(queries: Tensor, rows: Tensor) -> Tensor:
     """1 - NCC of pairs where they are aligned, float32 [M] in [0,2].
 
     The alignment starts from the unmoved image and from the placement that fits best, and goes from blurred pictures to
-    sharp ones. The nearest pair of sharp pictures on the way counts, so that a step too far does no harm.
+    sharp ones. The nearest of the unmoved and the last pairs counts, so that a step too far does no harm.
 
     Args:
         queries: float32 [M,P,P], see `fine`.
@@ -72,17 +73,18 @@ def registered_distance(queries: Tensor, rows: Tensor) -> Tensor:
     queries, rows = (_gauss(x[:, None], sigma=SMOOTH)[:, 0] for x in (queries, rows))
     places, pairs = placements().to(queries.device), len(queries)
     blurred, blurred_rows = (_gauss(x[:, None], sigma=WIDE)[:, 0] for x in (queries, rows))
-    tried = [_correlation(*_placed(blurred[:, None], one.expand(pairs, 3)), blurred_rows) for one in places]
+    halves = [F.avg_pool2d(x[:, None], 2) for x in (blurred, blurred_rows)]
+    tried = [_correlation(*_placed(halves[0], one.expand(pairs, 3)), halves[1][:, 0]) for one in places]
     starts = places[torch.stack(tried).argmax(0)]
     still = torch.tensor([1.0, 0.0, 0.0], device=queries.device).expand(pairs, 3)
     best = _likeness(queries, rows, still)
     for place in (still, starts):
         for pictures, target, steps in zip((blurred, queries), (blurred_rows, rows), ITERATIONS, strict=True):
             layers = _with_slopes(pictures)
-            for _ in range(steps):
+            for step in range(steps):
                 place = place + _step(layers, target, place)
                 place = torch.cat([place[:, :1].clamp(*SCALES), place[:, 1:].clamp(-SHIFT, SHIFT)], dim=1)
-                if pictures is queries:
+                if pictures is queries and step >= steps - COMPARED:
                     best = torch.maximum(best, _likeness(queries, rows, place))
     return (1 - best).clamp(0, 2)
 
