@@ -3,8 +3,8 @@
     python -m tests.benchmarks.privacy_planted --classifiers runs/demo/classifier/checkpoints/last.ckpt \\
       runs/demo/features/checkpoints/last.ckpt --codebook runs/codebook-1024/phantom/checkpoints/last.ckpt
 
-The synthetic set are real test images, half of them as the codebook draws them, in which 5 % are replaced by training
-images, once for each kind of copy. Patients are in one split only, so a test image that is flagged beside them is a false
+The synthetic set are real test images, and half of them again as the codebook draws them, to which training images are
+added: for each kind of copy as many as 5 % of the test split. Patients are in one split only, so a test image that is flagged beside them is a false
 alarm; phantoms 2k and 2k + 1 are one patient and in one split. The thresholds are set on the validation split. With
 `--nih <folder>` the data are NIH ChestX-ray14 at 128 px.
 """  # noqa: E501
