@@ -1,7 +1,7 @@
 """`FeatureCache`: features of real images on disk, so that a second test of the same data asks no extractor for them.
 
-A file holds the features of one extractor, at one size, of one kind of real images. Its name is a digest of all that
-they depend on, so a file is right or is not found.
+A file holds the features of one extractor, of images of one size, by the images' pixels: whatever replaces a picture,
+draws other training images or rounds them gives other pixels, which are not found.
 """
 
 import hashlib
@@ -16,17 +16,21 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from callbacks.metrics.bank import Rows, id_hash
+SCHEMA = 2
 
-SCHEMA = 1
+
+def pixel_keys(images: Tensor) -> list[int]:
+    """A number for the pixels of each of float32 [B,1,H,W], equal where all are equal."""
+    rows = images.detach().cpu().float().contiguous().flatten(1).numpy()
+    return [int.from_bytes(hashlib.sha256(row.tobytes()).digest()[:8], "big", signed=True) for row in rows]
 
 
 class FeatureCache:
-    """Features by image.
+    """Features by pixels.
 
     Args:
         folder: where the files lie.
-        depends: all that the features depend on but the image's id, as JSON holds it.
+        depends: all that the features depend on but the pixels, as JSON holds it.
     """
 
     def __init__(self, folder: Path, depends: Mapping[str, Any]) -> None:
@@ -41,20 +45,20 @@ class FeatureCache:
                     self.values, self.keys = file.get_tensor("values"), file.get_tensor("keys")
             self.row = {key: row for row, key in enumerate(self.keys.tolist())}
 
-    def find(self, ids: Sequence[str]) -> Tensor | None:
-        """Float32 [B,D] of these images, None where one of them is not known."""
-        rows = [self.row.get(id_hash(name), -1) for name in ids]
+    def find(self, keys: Sequence[int]) -> Tensor | None:
+        """Float32 [B,D] of images with these `pixel_keys`, None where one of them is not known."""
+        rows = [self.row.get(key, -1) for key in keys]
         return None if min(rows, default=-1) < 0 else self.values[rows]
 
-    def write(self, rows: Rows) -> None:
-        """Keep all rows that are known by now, under a temporary name first. One rank calls it."""
-        if all(key in self.row for key in rows.keys.tolist()):
+    def write(self, values: Tensor, keys: Sequence[int]) -> None:
+        """Keep float32 [N,D] of images with these `pixel_keys` beside what is known. One rank calls it."""
+        new = {key: row for row, key in enumerate(keys) if key not in self.row}
+        if not new:
             return
-        old = ~torch.isin(self.keys, rows.keys)
-        values, keys = rows.values, rows.keys
-        if old.any():
-            values, keys = torch.cat([self.values[old], values]), torch.cat([self.keys[old], keys])
+        added, names = values[list(new.values())], torch.tensor(list(new))
+        if len(self.row):
+            added, names = torch.cat([self.values, added]), torch.cat([self.keys, names])
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
-        save_file({"values": values, "keys": keys}, temporary, metadata={"depends": self.depends})
+        save_file({"values": added, "keys": names}, temporary, metadata={"depends": self.depends})
         temporary.rename(self.path)

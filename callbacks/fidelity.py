@@ -14,11 +14,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from callbacks.extraction import CHUNK, check_images, describe, extract, images_of
-from callbacks.feature_cache import FeatureCache
+from callbacks.feature_cache import FeatureCache, pixel_keys
 from callbacks.logged import log_equal
-from callbacks.metrics.bank import RowBank, Rows
+from callbacks.metrics.bank import RowBank, Rows, id_hash
 from callbacks.metrics.fidelity import FidelityOptions, fidelity
-from callbacks.protocols import DecodesRandom, FeatureExtractor, HasPictures, HasReferenceImages, as_feature_extractor
+from callbacks.protocols import (
+    DecodesRandom,
+    FeatureExtractor,
+    HasCacheFolder,
+    HasReferenceImages,
+    as_feature_extractor,
+)
 from datamodules.manifest import Batch
 from datamodules.reports.labels import FINDINGS, VIEWS
 
@@ -90,12 +96,13 @@ class FidelityMetrics(Callback):
         self.extractors: dict[str, FeatureExtractor] = {}
         self.banks: dict[tuple[str, str], RowBank] = {}  # by the extractor's prefix and the kind
         self.caches: dict[tuple[str, str], FeatureCache] = {}
+        self.pixels: dict[str, dict[int, int]] = {}  # of each kind that is kept, the ids' hashes and their pixels' keys
         self.parts = RowBank(len(FINDINGS) + 1)  # labels and view
         self._protocol: dict[str, Any] = {}
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Freeze the extractors, move them to the module's device, and begin with empty banks."""
-        self._protocol, self.caches = {}, {}
+        self._protocol, self.caches, self.pixels = {}, {}, {kind: {} for kind in KEPT}
         self.extractors = {prefix: as_feature_extractor(module) for prefix, module in self.modules.items()}
         self.parts = RowBank(len(FINDINGS) + 1).to(pl_module.device)
         for prefix, extractor in self.extractors.items():
@@ -151,11 +158,9 @@ class FidelityMetrics(Callback):
                     "wrong weights, or a pixel range that it was not made for"
                 )
             self._measure(pl_module, prefix, rows, parts if prefix == self.prefix else {})
-            if trainer.is_global_zero:
-                for kind in KEPT:
-                    if (prefix, kind) in self.caches and len(rows[kind].values):
-                        self.caches[prefix, kind].write(rows[kind])
-        self.banks, self.caches = {}, {}
+            if self.cache:
+                self._keep(trainer, prefix, rows)
+        self.banks, self.caches, self.pixels = {}, {}, {}
 
     def protocol(self) -> dict[str, Any]:
         """How the last test's figures were made."""
@@ -164,28 +169,36 @@ class FidelityMetrics(Callback):
     def _add(self, kind: str, images: Tensor, ids: Sequence[str], groups: Sequence[str]) -> None:
         if not len(ids):
             return
+        keys = pixel_keys(images) if kind in KEPT and self.caches else []
+        self.pixels.setdefault(kind, {}).update(zip(map(id_hash, ids), keys, strict=False))
         for prefix, extractor in self.extractors.items():
             cache = self.caches.get((prefix, kind))
-            found = cache.find(ids) if cache is not None else None
+            found = cache.find(keys) if cache is not None else None
             rows = extract(extractor, images, method="features", what=kind, ids=ids) if found is None else found
             bank = self.banks[prefix, kind]
             bank.update(rows.to(bank.device), ids, groups)
 
     def _open_caches(self, trainer: Trainer, real: Tensor) -> None:
         data = getattr(trainer, "datamodule", None)
-        if not self.cache or not isinstance(data, HasPictures):
+        if not self.cache or not isinstance(data, HasCacheFolder):
             return
-        shared = {"images": data.tokens_key, "size": list(real.shape[-2:]), "device": real.device.type}
-        of_kind: dict[str, dict[str, Any]] = {
-            "real": {},
-            "blur": {"factor": self.blur_factor},
-            # Which training images these are depends on the splits too.
-            "reference": {"manifest": data.manifest.digest(), "seed": self.options.seed},  # type: ignore[attr-defined]
-        }
+        shared = {"size": list(real.shape[-2:]), "device": real.device.type}
         for prefix, extractor in self.extractors.items():
             for kind in KEPT:
-                depends = {"kind": kind, "extractor": describe(extractor), **shared, **of_kind[kind]}
+                depends = {"kind": kind, "extractor": describe(extractor), **shared}
                 self.caches[prefix, kind] = FeatureCache(data.cache_dir, depends)
+
+    def _keep(self, trainer: Trainer, prefix: str, rows: Mapping[str, Rows]) -> None:
+        """Write what was extracted of real images; all ranks take part, the first one writes."""
+        for kind in KEPT:
+            seen: list[Any] = [self.pixels[kind]]
+            if trainer.world_size > 1:
+                seen = [None] * trainer.world_size
+                torch.distributed.all_gather_object(seen, self.pixels[kind])
+            keys = {name: key for part in seen for name, key in part.items()}
+            cache = self.caches.get((prefix, kind))
+            if cache is not None and trainer.is_global_zero and keys.keys() >= set(rows[kind].keys.tolist()):
+                cache.write(rows[kind].values, [keys[name] for name in rows[kind].keys.tolist()])
 
     def _decode_random(self, trainer: Trainer, module: DecodesRandom, n: int) -> None:
         # Chunks have their own seeds and go round the ranks: the same images whatever the number of ranks.
@@ -198,15 +211,7 @@ class FidelityMetrics(Callback):
             self._add("random_tokens", check_images(images, what="random-token", ids=ids), ids, ids)
 
     def _refer(self, trainer: Trainer, n: int) -> None:
-        ids = [f"reference-{i}-of-{n}" for i in range(n)][trainer.global_rank :: trainer.world_size]
-        known = [
-            (prefix, cache.find(ids)) for (prefix, kind), cache in self.caches.items() if kind == "reference" and ids
-        ]
-        if known and all(rows is not None for _, rows in known):
-            for prefix, rows in known:
-                bank = self.banks[prefix, "reference"]
-                bank.update(rows.to(bank.device), ids, ids)  # type: ignore[union-attr]
-            return
+        ids = [f"reference-{i}" for i in range(n)][trainer.global_rank :: trainer.world_size]
         images = trainer.datamodule.reference_images(n, seed=self.options.seed)  # type: ignore[attr-defined]
         if len(images) != n:
             raise ValueError(

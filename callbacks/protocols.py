@@ -196,16 +196,14 @@ class HasSplits(Protocol):
 
 
 @runtime_checkable
-class HasPictures(Protocol):
-    """A datamodule whose real images may have their features kept.
+class HasCacheFolder(Protocol):
+    """A datamodule that keeps what it would otherwise compute again.
 
     Attributes:
         cache_dir: where.
-        tokens_key: of all its images as they are served; another wherever one of them would differ.
     """
 
     cache_dir: Path
-    tokens_key: str
 
 
 @runtime_checkable

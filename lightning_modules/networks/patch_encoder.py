@@ -178,10 +178,13 @@ class PatchEncoder(nn.Module):
 
     def locate(self, image: Tensor, *, seed: int) -> None:
         """Measure on all ranks' images [B,1,H,W] in [-1,1] where patches look, and move their boxes there."""
-        training = self.training
+        training, before = self.training, self.offset.clone()
         self.offset.zero_()
-        self.offset.copy_(mean_offset(self.eval().located, image, seed=seed))
-        self.train(training)
+        try:
+            before = mean_offset(self.eval().located, image, seed=seed)
+        finally:
+            self.offset.copy_(before)
+            self.train(training)
 
     def _staged(self, image: Tensor) -> Tensor:
         x = self.stem(image)

@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from callbacks.downstream import DownstreamClassifier
-from callbacks.feature_cache import FeatureCache
+from callbacks.feature_cache import FeatureCache, pixel_keys
 from callbacks.fidelity import FidelityMetrics, blur
-from callbacks.metrics.bank import RowBank
 from callbacks.metrics.fidelity import FidelityOptions
 from callbacks.metrics.frechet import frechet_distance, kid, moments
 from callbacks.metrics.manifold import manifold
@@ -102,11 +101,21 @@ class Counting(RandomProjection):
 
 
 class CachedData(TinyData):
-    """Like CXRDataModule it says where caches lie and what its images are."""
+    """Like CXRDataModule it says where caches lie."""
 
-    def __init__(self, folder: Path, *, n: int = 37, tokens_key: str = "a") -> None:
+    def __init__(self, folder: Path, *, n: int = 37, brighter: float = 0.0, reference_seed: int = 0) -> None:
         super().__init__(n)
-        self.cache_dir, self.tokens_key = folder / "cache", tokens_key
+        self.cache_dir, self.brighter, self.reference_seed = folder / "cache", brighter, reference_seed
+
+    def images(self) -> Images:
+        """Under the same ids, as if pictures had been replaced on disk."""
+        found = super().images()
+        found.image = (found.image + self.brighter).clamp(-1, 1)
+        return found
+
+    def reference_images(self, n: int, seed: int) -> Tensor:
+        """As if `limit` or the data's seed were others: other training images for the same n and seed."""
+        return super().reference_images(n, seed + self.reference_seed)
 
 
 def test_real_images_are_asked_for_once(tmp_path: Path):
@@ -121,30 +130,40 @@ def test_real_images_are_asked_for_once(tmp_path: Path):
     assert (first, second) == (5 * 37, 2 * 37)
     assert kept == fresh
     assert ask(CachedData(tmp_path), cache=False)[0] == 5 * 37
-    # Other images, another seed of the reference, another blur: each is asked for again, and nothing else.
-    assert ask(CachedData(tmp_path, tokens_key="b"))[0] == 5 * 37
+    # Other pixels, another seed of the reference, other training images, another blur: each is asked for again.
+    assert ask(CachedData(tmp_path, brighter=0.1))[0] == 4 * 37
     assert ask(CachedData(tmp_path), options=FidelityOptions(seed=1))[0] == 3 * 37
+    asked, got = ask(CachedData(tmp_path, reference_seed=5))
+    assert asked == 3 * 37
+    assert got["generator/fid_floor"] != fresh["generator/fid_floor"]
+    assert got == run_test(
+        tmp_path / "run", FidelityMetrics(Counting(), cache=False), data=CachedData(tmp_path, reference_seed=5)
+    )
     assert ask(CachedData(tmp_path), blur_factor=4)[0] == 3 * 37
-    # More images of the same data: the new ones alone; the reference depends on how many there are.
-    assert ask(CachedData(tmp_path, n=40))[0] == 2 * 40 + 2 * 5 + 40
-    assert ask(CachedData(tmp_path, n=40))[0] == 2 * 40
+    assert ask(CachedData(tmp_path)) == (2 * 37, fresh)
     assert not list((tmp_path / "cache").glob("*.tmp"))
 
 
 def test_a_file_of_other_features_is_not_taken(tmp_path: Path):
     cache = FeatureCache(tmp_path, {"kind": "real"})
-    rows = RowBank(3)
-    rows.update(torch.eye(3), ["a", "b", "c"], ["p", "p", "q"])
-    cache.write(rows.compute())
+    images = torch.rand(4, 1, 2, 2)
+    keys = pixel_keys(images)
+    assert pixel_keys(images.clone()) == keys
+    assert len(set(keys)) == 4
+    cache.write(torch.eye(3), keys[:3])
     again = FeatureCache(tmp_path, {"kind": "real"})
-    found = again.find(["c", "a"])
+    found = again.find([keys[2], keys[0]])
     assert found is not None
     assert torch.equal(found, torch.eye(3)[[2, 0]])
-    assert again.find(["a", "d"]) is None
+    assert again.find([keys[0], keys[3]]) is None
+    again.write(torch.full((2, 3), 0.5), [keys[3], keys[0]])  # what is known stays
+    found = FeatureCache(tmp_path, {"kind": "real"}).find([keys[3], keys[0]])
+    assert found is not None
+    assert torch.equal(found, torch.stack([torch.full((3,), 0.5), torch.eye(3)[0]]))
     other = FeatureCache(tmp_path, {"kind": "blur"})
     assert other.path != again.path
     again.path.rename(other.path)  # as if two texts had one digest
-    assert FeatureCache(tmp_path, {"kind": "blur"}).find(["a"]) is None
+    assert FeatureCache(tmp_path, {"kind": "blur"}).find(keys[:1]) is None
 
 
 def test_reconstructions_are_called_rfid_and_controls_can_be_left_out(tmp_path: Path):
