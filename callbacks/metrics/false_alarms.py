@@ -2,7 +2,7 @@
 
 A detector gives each image a distance to the training images; the smaller, the more it looks like a copy. Held-out real
 images, of patients who are not in training, say which distances people have who merely resemble one another. Each
-detector's log distance is put on the scale of its held-out images (0 at the median, 1 at the 5th percentile), the
+detector's log distance is put on the scale of its held-out images (0 at the median, 1 at the first percentile), the
 largest over the detectors is the image's score, and one threshold stands for all: so the rate of false alarms is that
 of all detectors together, however they depend on one another. N held-out images.
 """
@@ -14,7 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-LOW = 0.05  # the quantile that is 1 on a detector's scale
+LOW = (
+    0.01  # the quantile that is 1 on a detector's scale; far from the threshold, one heavy tail would blunt the others
+)
 SMALLEST = 1e-4  # of the median: a distance of 0 has a logarithm too
 
 
@@ -23,7 +25,7 @@ class Alarm(NamedTuple):
 
     thresholds: dict[str, float]  # an image below one of them raises the alarm
     medians: dict[str, float]
-    scales: dict[str, float]  # log distance from the median to the 5th percentile
+    scales: dict[str, float]  # log distance from the median to the first percentile
     level: float  # the score that the thresholds stand for
     rank: int  # it is the score of the held-out image with this rank
     n: int

@@ -4,8 +4,8 @@
       runs/demo/features/checkpoints/last.ckpt --codebook runs/codebook-1024/phantom/checkpoints/last.ckpt
 
 The synthetic set are real test images, and half of them again as the codebook draws them, to which training images are
-added: for each kind of copy as many as 5 % of the test split. Patients are in one split only, so a test image that is flagged beside them is a false
-alarm; phantoms 2k and 2k + 1 are one patient and in one split. The thresholds are set on the validation split. With
+added: for each kind of copy as many as 5 % of the test split. Patients are in one split only (phantoms 2k and 2k + 1
+are one patient), so a test image that is flagged is a false alarm. The thresholds are set on the validation split. With
 `--nih <folder>` the data are NIH ChestX-ray14 at 128 px.
 """  # noqa: E501
 
@@ -73,6 +73,7 @@ KINDS: dict[str, Change] = {
     "brightness": lambda image, other, codec: (image * 0.8 + 0.1).clamp(-1, 1),
     "decoded": lambda image, other, codec: codec(image),
     "patch": lambda image, other, codec: pasted(image, other),
+    "patch_jpeg": lambda image, other, codec: jpeg(pasted(image, other)),
     "patch_half": lambda image, other, codec: pasted(image, other, share=0.5),
     "patch_decoded": lambda image, other, codec: codec(pasted(image, other)),
 }
