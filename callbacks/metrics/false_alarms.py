@@ -17,6 +17,7 @@ from torch import Tensor
 LOW = (
     0.01  # the quantile that is 1 on a detector's scale; far from the threshold, one heavy tail would blunt the others
 )
+TWIN = 0.02  # of the median: nearer than this no two patients come
 SMALLEST = 1e-4  # of the median: a distance of 0 has a logarithm too
 
 
@@ -31,6 +32,19 @@ class Alarm(NamedTuple):
     n: int
     expected: float  # false alarms of new real images, rank / (N + 1)
     confidence: float  # that their rate is not above what was asked for
+
+
+def without_twins(held_out: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+    """Leave out held-out images that are themselves as good as training images, by any detector.
+
+    One picture under two patients' ids, or a blank exposure, lies at no distance from its twin. As the nearest
+    held-out image it would set thresholds below which nothing but an exact copy lies.
+
+    Returns:
+        The distances of the others, and bool [N], True at those that were left out.
+    """
+    twins = torch.stack([one < TWIN * one.double().median() for one in held_out.values()]).any(0)
+    return {name: one[~twins] for name, one in held_out.items()}, twins
 
 
 def check_count(n: int, *, rate: float) -> None:

@@ -111,7 +111,7 @@ def test_planted_copies_are_named_with_their_training_images(tmp_path: Path):
     assert {row["image_id"] for row in table} == set(by_id)
     assert (tmp_path / "pictures" / "privacy.png").is_file()
     stated = json.loads((tmp_path / "metrics.json").read_text())["protocol"]["metrics"]["generator/privacy_flagged"]
-    assert stated["held_out"] == {"split": "validate", "n": 120}
+    assert stated["held_out"] == {"split": "validate", "n": 120, "twins_of_training_images": []}
     assert stated["thresholds"].keys() == set(names)
     assert stated["thresholds"] == written["thresholds"]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from callbacks.metrics.false_alarms import check_count, raised, scores, set_alarm
+from callbacks.metrics.false_alarms import check_count, raised, scores, set_alarm, without_twins
 
 
 def draw(n: int, *, seed: int) -> dict[str, torch.Tensor]:
@@ -52,3 +52,18 @@ def test_too_few_held_out_images_are_refused_with_the_number_needed():
         set_alarm(draw(98, seed=0), rate=0.01)
     with pytest.raises(ValueError, match="give a rate above 0"):
         check_count(10_000, rate=0.0)
+
+
+def test_a_held_out_twin_of_a_training_image_does_not_disarm_the_gate() -> None:
+    generator = torch.Generator().manual_seed(0)
+    held = {name: torch.rand(400, generator=generator) + 1 for name in ("pixel", "judge")}
+    clean = set_alarm(held, rate=0.01)
+    held["pixel"][7] = 0.0  # one picture under two patients' ids
+    held["judge"][9] = 1e-4
+    kept, twins = without_twins(held)
+    assert twins.nonzero()[:, 0].tolist() == [7, 9]
+    assert all(len(one) == 398 for one in kept.values())
+    alarm = set_alarm(kept, rate=0.01)
+    for name in held:
+        assert alarm.thresholds[name] == pytest.approx(clean.thresholds[name], rel=0.1)
+        assert raised(alarm, {key: torch.tensor([0.0 if key == name else 1.5]) for key in held})[name].item()
