@@ -188,11 +188,12 @@ class PrivacyGate(Callback):
         self._write(trainer, findings, shown[: self.shown], training, alarm)
         if values[f"{base}_flagged"] > self.allowed or values[f"{base}_copies"]:
             names = ", ".join(one.image_id for one in findings[:NAMED]) + (", ..." if len(findings) > NAMED else "")
+            folder = trainer.default_root_dir
             self._message = (
                 f"{self.prefix}/privacy: {len(findings)} of {count} images are nearer to a training image than nearly "
                 f"all real images of other patients come ({self.allowed:.2%} may be), "
-                f"{values[f'{base}_copies']:.2%} of all are copies: {names}. privacy.csv and pictures/privacy.png in {trainer.default_root_dir} say which "
-                "training images; leave these images out, or only tag them with fail: false"
+                f"{values[f'{base}_copies']:.2%} of all are copies: {names}. privacy.csv and pictures/privacy.png in "
+                f"{folder} say which training images; leave these images out, or only tag them with fail: false"
             )
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
