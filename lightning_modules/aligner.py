@@ -38,6 +38,7 @@ from lightning_modules.networks.key_patch_files import load_key_patches
 from lightning_modules.networks.pretrained_text import WordPieceTokenizer, open_tokenizer
 from lightning_modules.networks.ranks import gather_items
 from lightning_modules.networks.statements import prompts
+from lightning_modules.networks.text_numbers import text_number
 from lightning_modules.networks.tokenizer import Tokens, WordTokenizer, train_tokenizer
 from lightning_modules.networks.word_maps import WordMap, word_maps
 from lightning_modules.networks.zero_shot import prompt_words
@@ -252,7 +253,7 @@ class WordPatchAligner(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """At the end of an epoch, measure where the patches look."""
         if self.trainer.is_last_batch:
-            self._network().image.locate(batch["image"], seed=self.global_step)
+            self._network().image.locate(batch["image"], seeds=[text_number(name) for name in batch["image_id"]])
 
     # Validation and test
 

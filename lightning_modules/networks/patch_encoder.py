@@ -10,6 +10,7 @@ Legend: B images, S patches a side, P = S·S patches (row-major), C width, D the
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -176,12 +177,15 @@ class PatchEncoder(nn.Module):
         x = self.join(x).permute(0, 2, 3, 1).flatten(1, 2)  # B P C
         return functional.normalize(self.out(x).float(), dim=-1), boxes + self.offset.repeat(2)
 
-    def locate(self, image: Tensor, *, seed: int) -> None:
-        """Measure on all ranks' images [B,1,H,W] in [-1,1] where patches look, and move their boxes there."""
+    def locate(self, image: Tensor, *, seeds: Sequence[int]) -> None:
+        """Measure on all ranks' images [B,1,H,W] in [-1,1] where patches look, and move their boxes there.
+
+        One of the B seeds for each image.
+        """
         training, before = self.training, self.offset.clone()
         self.offset.zero_()
         try:
-            before = mean_offset(self.eval().located, image, seed=seed)
+            before = mean_offset(self.eval().located, image, seeds=seeds)
         finally:
             self.offset.copy_(before)
             self.train(training)

@@ -7,7 +7,7 @@ Legend: B images of H × W, P patches on S × S places, D the size of a vector.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from lightning_modules.networks.ranks import sum_over_ranks
 
 
 def mean_offset(
-    located: Callable[[Tensor], tuple[Tensor, Tensor]], image: Tensor, *, seed: int, draws: int = 8
+    located: Callable[[Tensor], tuple[Tensor, Tensor]], image: Tensor, *, seeds: Sequence[int], draws: int = 8
 ) -> Tensor:
     """How far a patch looks beside the centre of its box: the mean over all ranks' images, float32 [2] of (x, y).
 
@@ -28,13 +28,13 @@ def mean_offset(
     Args:
         located: image → vectors [B,P,D] and boxes [B,P,4] in fractions of the image; in eval mode.
         image: float [B,1,H,W] in [-1,1].
-        seed: of the draws.
+        seeds: of each image's draws, B; where they go by the image, the mean does not depend on the ranks.
         draws: patches of each image.
 
     Returns:
         In fractions of the image's sides; 0 where no patch depends on any pixel.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     device, (height, width) = image.device, image.shape[-2:]
     rows = torch.arange(len(image), device=device)
     across, down = ((torch.arange(n, device=device) + 0.5) / n for n in (width, height))
@@ -45,8 +45,9 @@ def mean_offset(
         middles = centres(boxes.detach())
         side = math.isqrt(vectors.shape[1])
         for _ in range(draws):
-            y, x = torch.randint(side // 4, side - side // 4, (2, len(image)), generator=generator).to(device)
-            direction = torch.randn(len(image), vectors.shape[-1], generator=generator).to(device)
+            drawn = [torch.randint(side // 4, side - side // 4, (2,), generator=one) for one in generators]
+            y, x = torch.stack(drawn, dim=1).to(device)
+            direction = torch.stack([torch.randn(vectors.shape[-1], generator=one) for one in generators]).to(device)
             place = y * side + x
             # Images do not see one another, so one backward pass serves a patch of each.
             (gradient,) = torch.autograd.grad((vectors[rows, place] * direction).sum(), given, retain_graph=True)

@@ -37,7 +37,7 @@ def offset_of(*taps: Tensor) -> list[float]:
     for tap in taps[1:]:
         layers += [MeanOfChannels(), halving(tap)]
     network = nn.Sequential(*layers)
-    return (mean_offset(lambda x: located(network, x), images(), seed=0) * SIZE).tolist()
+    return (mean_offset(lambda x: located(network, x), images(), seeds=range(4)) * SIZE).tolist()
 
 
 class MeanOfChannels(nn.Module):
@@ -70,11 +70,25 @@ def test_the_draws_depend_on_the_seed_alone() -> None:
     torch.manual_seed(1)
     network = nn.Sequential(nn.Conv2d(1, 8, 5, stride=2, padding=2), nn.Tanh(), nn.Conv2d(8, 4, 3, padding=1))
     state = torch.get_rng_state()
-    first, again, other = (mean_offset(lambda x: located(network, x), images(), seed=s) for s in (0, 0, 1))
+    first, again, other = (
+        mean_offset(lambda x: located(network, x), images(), seeds=range(s, s + 4)) for s in (0, 0, 1)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_every_image_has_its_own_draws() -> None:
+    """So ranks that share the images out find what one finds."""
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Conv2d(1, 8, 5, stride=2, padding=2), nn.Tanh(), nn.Conv2d(8, 4, 3, padding=1))
+    whole = mean_offset(lambda x: located(network, x), images(), seeds=[5, 6, 7, 8])
+    halves = [
+        mean_offset(lambda x: located(network, x), images()[rows], seeds=seeds)
+        for rows, seeds in (([3, 0], [8, 5]), ([1, 2], [6, 7]))
+    ]
+    torch.testing.assert_close(sum(halves) / 2, whole)
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
@@ -83,7 +97,7 @@ def test_the_encoder_moves_its_boxes_and_nothing_else(adaptive: bool) -> None:
     encoder = PatchEncoder(side=16, channels=(8,), width=8, depth=1, dim=4, dropout=0.5, adaptive=adaptive).train()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     vectors, boxes = copy.deepcopy(encoder).eval().located(images())
-    encoder.locate(images(), seed=3)
+    encoder.locate(images(), seeds=range(3, 7))
     assert encoder.training
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items() if name != "offset")
     now, moved = encoder.eval().located(images())
@@ -91,12 +105,12 @@ def test_the_encoder_moves_its_boxes_and_nothing_else(adaptive: bool) -> None:
     torch.testing.assert_close(centres(moved) - centres(boxes), encoder.offset.expand_as(centres(boxes)))
     assert 0.1 < encoder.offset.abs().max() * SIZE < 4
     # Measured again where it now lies, nothing is left; the same if it is asked for twice.
-    left = mean_offset(encoder.located, images(), seed=3)
+    left = mean_offset(encoder.located, images(), seeds=range(3, 7))
     torch.testing.assert_close(left, torch.zeros(2), atol=1e-6, rtol=0)
     first = encoder.offset.clone()
-    encoder.locate(images(), seed=3)
+    encoder.locate(images(), seeds=range(3, 7))
     assert torch.equal(encoder.offset, first)
-    encoder.locate(images(), seed=4)
+    encoder.locate(images(), seeds=range(4, 8))
     assert not torch.equal(encoder.offset, first)
 
 
