@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from callbacks.extraction import CHUNK, check_images, images_of
 from callbacks.logged import log_equal
 from callbacks.metrics.bank import RowBank, Rows, id_hash
 from callbacks.metrics.pairs import Mean, disjoint_pairs, mean_of
+from callbacks.metrics.ranks import from_all_ranks
 from callbacks.metrics.similarity import KERNEL, SIGMA, betas_for, ms_ssim
 from datamodules.manifest import Batch
 
@@ -106,7 +106,7 @@ class SampleDiversity(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Agree on the prompts, draw them again, compare and log; every rank takes part and logs the same."""
-        chosen, (height, width) = self._agree(trainer)
+        chosen, (height, width) = self._agree()
         own = [one for one in self.kept.values() if one.order in chosen]
         self.kept = {}
         again = isinstance(pl_module, SamplesPrompts)
@@ -131,14 +131,10 @@ class SampleDiversity(Callback):
         """How the last test's figures were made."""
         return {f"{self.prefix}/diversity": self._protocol} if self._protocol else {}
 
-    def _agree(self, trainer: Trainer) -> tuple[set[int], tuple[int, int]]:
+    def _agree(self) -> tuple[set[int], tuple[int, int]]:
         # The hashes that all ranks look at, one a patient, and the images' size, which an empty rank does not know.
-        mine = [(patient, one.order, tuple(one.made.shape[-2:])) for patient, one in self.kept.items()]
-        gathered: list[Any] = [mine]
-        if trainer.world_size > 1:
-            gathered = [None] * trainer.world_size
-            torch.distributed.all_gather_object(gathered, mine)
-        everyone = [one for part in gathered for one in part]
+        mine = [(patient, one.order, (one.made.shape[-2], one.made.shape[-1])) for patient, one in self.kept.items()]
+        everyone = [one for part in from_all_ranks(mine) for one in part]
         sizes = {size for _, _, size in everyone}
         if len(sizes) != 1:
             raise ValueError(f"{self.prefix}/diversity: images of the sizes {sorted(sizes)}; expected one size")

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.metrics.ranks import from_all_ranks
 from callbacks.metrics_json import SCHEMA, write_json
 from callbacks.protocols import HasProtocol
 
@@ -81,11 +81,7 @@ class MetricsFile(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count over all ranks; all take part."""
-        gathered: list[Any] = [self._ids]
-        if trainer.world_size > 1:
-            gathered = [None] * trainer.world_size
-            torch.distributed.all_gather_object(gathered, self._ids)
-        ids = [name for part in gathered for name in part]
+        ids = [name for part in from_all_ranks(self._ids) for name in part]
         digest = hashlib.sha256("\n".join(sorted(set(ids))).encode()).hexdigest() if ids else None
         self._counts = {"n": len(set(ids)) or None, "repeated": len(ids) - len(set(ids)), "ids_digest": digest}
 

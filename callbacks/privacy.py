@@ -19,9 +19,10 @@ from callbacks.metrics.copied_patches import FLOOR, SHIFT, WINDOW
 from callbacks.metrics.false_alarms import Alarm, check_count, raised, scores, set_alarm, without_twins
 from callbacks.metrics.memorisation import membership
 from callbacks.metrics.nearest import least_distances
+from callbacks.metrics.ranks import from_all_ranks
 from callbacks.metrics.registration import FINE, SLOW, SMOOTH
 from callbacks.privacy_files import Finding, pairs_picture, write_findings
-from callbacks.privacy_search import PATCH, PIXEL, Collected, Gatherer, drawn, from_all_ranks, read_images, search
+from callbacks.privacy_search import PATCH, PIXEL, Collected, Gatherer, drawn, read_images, search
 from callbacks.protocols import FeatureExtractor, HasSplits, SplitDataset, as_feature_extractor
 from datamodules.manifest import Batch
 

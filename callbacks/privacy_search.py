@@ -6,16 +6,16 @@ candidates of the pixel detector are read again, to be aligned. Q queries, C win
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import torch.distributed
 from torch import Tensor
 
 from callbacks.extraction import check_images, extract
 from callbacks.metrics.bank import RowBank, id_hash
 from callbacks.metrics.copied_patches import patch_scores, shifted_windows, window_distances, windows
 from callbacks.metrics.nearest import Nearest, least_distances, nearest_rows
+from callbacks.metrics.ranks import from_all_ranks
 from callbacks.metrics.registration import COARSE, FINE, coarse, coarse_distances, fine, registered_distance
 from callbacks.protocols import FeatureExtractor, SplitDataset
 
@@ -71,15 +71,6 @@ class Gatherer:
         parts = from_all_ranks(self.ids)
         ids = sorted({name for part in parts for name in part}, key=id_hash)
         return Collected(ids, {kind: bank.compute().values for kind, bank in self.banks.items()})
-
-
-def from_all_ranks(own: Any) -> list[Any]:
-    """What each rank gives, in the order of the ranks; all take part."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [own]
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, own)
-    return parts
 
 
 def rows_of(images: Tensor, ids: Sequence[str], *, spaces: Spaces, what: str) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from callbacks.metrics.auroc import in_macro, multi_label_auroc
 from callbacks.metrics.auroc_interval import LEVEL, RESAMPLES, interval, resampled_macros
 from callbacks.metrics.bank import id_hash
 from callbacks.metrics.labelled import ImageBank, LabelledImages
+from callbacks.metrics.ranks import from_all_ranks
 from callbacks.metrics.training import Recipe, build, trained_scores, weights_digest
 from callbacks.metrics.utility import Cell, Estimate, counts, gains, grid, mean_draws, over_seeds, training_set
 from callbacks.metrics_json import write_json
@@ -215,11 +216,7 @@ class SyntheticUtility(Callback):
             what = f"{real} real + {synthetic} synthetic images, seed {seed}: AUROC {own[job].auroc:.3f}"
             took = "kept from before" if kept else f"{time.monotonic() - began:.0f} s"
             print(f"utility: training {number + 1} of {len(jobs)}: {what}, {took}", flush=True)
-        ranks: list[Any] = [own]
-        if trainer.world_size > 1:
-            ranks = [None] * trainer.world_size
-            torch.distributed.all_gather_object(ranks, own)
-        found = {job: outcome for of_rank in ranks for job, outcome in of_rank.items()}
+        found = {job: outcome for of_rank in from_all_ranks(own) for job, outcome in of_rank.items()}
         return {cell: [found[Job(cell, seed)] for seed in range(self.seeds)] for cell in self.cells}
 
     def _train(self, job: Job, sets: dict[str, LabelledImages], *, device: torch.device) -> Outcome:

@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch.distributed as dist
 
+from callbacks.metrics.ranks import from_all_ranks
 from callbacks.overlays import probability
 from callbacks.protocols import ClueOrigin, WordMap
 
@@ -106,8 +106,4 @@ def write_table(
 
 def gathered(items: list[Item]) -> list[Item]:
     """The items of all ranks, in rank order; every rank must ask."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return items
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, items)
-    return [item for part in parts for item in part]
+    return [item for part in from_all_ranks(items) for item in part]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from callbacks.metrics.bank import id_hash
+from callbacks.metrics.ranks import from_all_ranks
 
 
 class LabelledImages(NamedTuple):
@@ -65,11 +66,7 @@ class ImageBank:
         Raises:
             ValueError: when nothing was added, or images of several sizes.
         """
-        ranks = [self.parts]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            ranks = [[] for _ in range(torch.distributed.get_world_size())]
-            torch.distributed.all_gather_object(ranks, self.parts)
-        return _joined([part for of_rank in ranks for part in of_rank])
+        return _joined([part for of_rank in from_all_ranks(self.parts) for part in of_rank])
 
     def alone(self) -> LabelledImages:
         """What was added on this rank, in the same order: of a set that every rank reads whole."""
