@@ -6,7 +6,7 @@ N images, C columns, R resamples. Images of one patient are drawn together; all 
 import torch
 from torch import Tensor
 
-from callbacks.metrics.auroc_interval import RESAMPLES
+from callbacks.metrics.auroc_interval import RESAMPLES, patient_draws
 
 
 def resampled_ratios(numerators: Tensor, denominators: Tensor, *, groups: Tensor, resamples: int = RESAMPLES) -> Tensor:
@@ -20,15 +20,8 @@ def resampled_ratios(numerators: Tensor, denominators: Tensor, *, groups: Tensor
         groups: int64 [N], equal for images of one patient.
         resamples: R.
     """
-    names, member = torch.unique(groups, return_inverse=True)
-    sums = [
-        torch.zeros(len(names), values.shape[1], dtype=torch.float64).index_add_(0, member, values.double())
-        for values in (numerators, denominators)
-    ]
-    drawn = torch.randint(len(names), (resamples, len(names)), generator=torch.Generator().manual_seed(0))
-    times = torch.zeros(resamples, len(names), dtype=torch.float64)
-    times.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
-    return (times @ sums[0]) / (times @ sums[1])
+    above, below = numerators.double(), denominators.double()
+    return torch.cat([(times @ above) / (times @ below) for times in patient_draws(groups, resamples=resamples)])
 
 
 def between(value: Tensor, low: Tensor, high: Tensor) -> Tensor:

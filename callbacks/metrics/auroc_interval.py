@@ -4,7 +4,7 @@ Images of one patient are drawn together, since they resemble one another; both 
 what they share cancels in their ratio. N images, F findings, S score sets, R resamples, U distinct scores.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -32,22 +32,32 @@ def resampled_macros(
         resamples: R.
     """
     findings = [finding for finding, take in enumerate(in_macro(labels, min_positives=min_positives)) if take]
+    blocks = []
+    for weights in patient_draws(groups, resamples=resamples):
+        sides = []
+        for one in scores:
+            each = [weighted_auroc(one[:, f], labels[:, f], weights=weights) for f in findings]
+            # Of no finding the mean is NaN.
+            sides.append(torch.stack(each).nanmean(dim=0) if each else weights.new_full((len(weights),), torch.nan))
+        blocks.append(torch.stack(sides))
+    return torch.cat(blocks, dim=1)
+
+
+def patient_draws(groups: Tensor, *, resamples: int) -> Iterator[Tensor]:
+    """How often each image counts in draws of as many patients as there are: blocks of float64 [r,N], R in all.
+
+    Args:
+        groups: int64 [N], equal for images of one patient. The same groups give the same draws.
+        resamples: R.
+    """
     names, member = torch.unique(groups, return_inverse=True)
     generator = torch.Generator().manual_seed(0)
-    blocks = []
     for start in range(0, resamples, BLOCK):
         count = min(BLOCK, resamples - start)
         drawn = torch.randint(len(names), (count, len(names)), generator=generator)
         times = torch.zeros(count, len(names), dtype=torch.float64)
         times.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
-        weights = times[:, member]  # R N
-        sides = []
-        for one in scores:
-            each = [weighted_auroc(one[:, f], labels[:, f], weights=weights) for f in findings]
-            # Of no finding the mean is NaN.
-            sides.append(torch.stack(each).nanmean(dim=0) if each else weights.new_full((count,), torch.nan))
-        blocks.append(torch.stack(sides))
-    return torch.cat(blocks, dim=1)
+        yield times[:, member]
 
 
 def weighted_auroc(scores: Tensor, labels: Tensor, *, weights: Tensor) -> Tensor:
