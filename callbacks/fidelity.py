@@ -13,11 +13,13 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from callbacks.downstream import slug
 from callbacks.extraction import CHUNK, check_images, describe, extract, images_of
 from callbacks.feature_cache import FeatureCache, pixel_keys
 from callbacks.logged import log_equal
 from callbacks.metrics.bank import RowBank, Rows, id_hash
 from callbacks.metrics.fidelity import FidelityOptions, fidelity
+from callbacks.metrics.ranks import from_all_ranks
 from callbacks.protocols import (
     DecodesRandom,
     FeatureExtractor,
@@ -141,8 +143,7 @@ class FidelityMetrics(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather, compare and log; every rank takes part and logs the same."""
-        first = {kind: self.banks[self.prefix, kind].compute() for kind in ("real", "fake")}
-        n = len(first["real"].values)
+        n = len(self.banks[self.prefix, "real"].compute().values)
         if n < 2:
             raise ValueError(f"{self.prefix}/{self.name}: {n} test images; it needs at least 2")
         if self.controls and isinstance(pl_module, DecodesRandom):
@@ -150,6 +151,9 @@ class FidelityMetrics(Callback):
         if self.floor:
             self._refer(trainer, n)
         parts = parts_of(self.parts.compute().values) if self.by_part else {}
+        # Of each kind, what all ranks' images are known by.
+        told = from_all_ranks(self.pixels)
+        known = {kind: {name: key for one in told for name, key in one[kind].items()} for kind in KEPT}
         for prefix, extractor in self.extractors.items():
             rows = {kind: self.banks[prefix, kind].compute() for kind in KINDS}
             if n > 2 and bool((rows["real"].values == rows["real"].values[0]).all()):
@@ -158,8 +162,12 @@ class FidelityMetrics(Callback):
                     "wrong weights, or a pixel range that it was not made for"
                 )
             self._measure(pl_module, prefix, rows, parts if prefix == self.prefix else {})
-            if self.cache:
-                self._keep(trainer, prefix, rows)
+            if trainer.is_global_zero:
+                for kind, pixels in known.items():
+                    ids = rows[kind].keys.tolist()
+                    # A rank without test images has opened no cache and does not know its references' pixels.
+                    if (prefix, kind) in self.caches and pixels.keys() >= set(ids):
+                        self.caches[prefix, kind].write(rows[kind].values, [pixels[name] for name in ids])
         self.banks, self.caches, self.pixels = {}, {}, {}
 
     def protocol(self) -> dict[str, Any]:
@@ -170,7 +178,8 @@ class FidelityMetrics(Callback):
         if not len(ids):
             return
         keys = pixel_keys(images) if kind in KEPT and self.caches else []
-        self.pixels.setdefault(kind, {}).update(zip(map(id_hash, ids), keys, strict=False))
+        if keys:
+            self.pixels[kind].update(zip(map(id_hash, ids), keys, strict=True))
         for prefix, extractor in self.extractors.items():
             cache = self.caches.get((prefix, kind))
             found = cache.find(keys) if cache is not None else None
@@ -187,18 +196,6 @@ class FidelityMetrics(Callback):
             for kind in KEPT:
                 depends = {"kind": kind, "extractor": describe(extractor), **shared}
                 self.caches[prefix, kind] = FeatureCache(data.cache_dir, depends)
-
-    def _keep(self, trainer: Trainer, prefix: str, rows: Mapping[str, Rows]) -> None:
-        """Write what was extracted of real images; all ranks take part, the first one writes."""
-        for kind in KEPT:
-            seen: list[Any] = [self.pixels[kind]]
-            if trainer.world_size > 1:
-                seen = [None] * trainer.world_size
-                torch.distributed.all_gather_object(seen, self.pixels[kind])
-            keys = {name: key for part in seen for name, key in part.items()}
-            cache = self.caches.get((prefix, kind))
-            if cache is not None and trainer.is_global_zero and keys.keys() >= set(rows[kind].keys.tolist()):
-                cache.write(rows[kind].values, [keys[name] for name in rows[kind].keys.tolist()])
 
     def _decode_random(self, trainer: Trainer, module: DecodesRandom, n: int) -> None:
         # Chunks have their own seeds and go round the ranks: the same images whatever the number of ranks.
@@ -241,14 +238,17 @@ class FidelityMetrics(Callback):
 
 
 def blur(images: Tensor, *, factor: int) -> Tensor:
-    """Float [B,1,H,W] scaled down by `factor` and up again, bilinear with antialiasing: fine detail is lost."""
-    height, width = images.shape[-2:]
-    small = (max(1, height // factor), max(1, width // factor))
-    low = F.interpolate(images, size=small, mode="bilinear", antialias=True)
-    return F.interpolate(low, size=(height, width), mode="bilinear", antialias=True).clamp(-1, 1)
+    """Float [B,1,H,W] scaled down by `factor` and up again, see `through`: fine detail is lost."""
+    return through(images, size=(max(1, images.shape[-2] // factor), max(1, images.shape[-1] // factor)))
+
+
+def through(images: Tensor, *, size: tuple[int, int]) -> Tensor:
+    """Float [B,1,H,W] in [-1,1] brought to another size and back, bilinear with antialiasing."""
+    small = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+    return F.interpolate(small, size=images.shape[-2:], mode="bilinear", antialias=True).clamp(-1, 1)
 
 
 def parts_of(rows: Tensor) -> dict[str, Tensor]:
     """Which of N images show each finding and have each view, bool [N] each, from float [N,15] of labels and view."""
-    findings = {name.lower().replace(" ", "_"): rows[:, f] == 1 for f, name in enumerate(FINDINGS)}
+    findings = {slug(name): rows[:, f] == 1 for f, name in enumerate(FINDINGS)}
     return findings | {f"view_{name.lower()}": rows[:, -1] == v for v, name in enumerate(VIEWS)}

@@ -182,12 +182,12 @@ class PatchEncoder(nn.Module):
 
         One of the B seeds for each image.
         """
-        training, before = self.training, self.offset.clone()
+        training, offset = self.training, self.offset.clone()
         self.offset.zero_()
         try:
-            before = mean_offset(self.eval().located, image, seeds=seeds)
-        finally:
-            self.offset.copy_(before)
+            offset = mean_offset(self.eval().located, image, seeds=seeds)
+        finally:  # where it fails they stay where they were
+            self.offset.copy_(offset)
             self.train(training)
 
     def _staged(self, image: Tensor) -> Tensor:

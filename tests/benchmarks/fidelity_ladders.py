@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from callbacks.extraction import extract
+from callbacks.fidelity import through
 from callbacks.metrics.auroc import multi_label_auroc
 from callbacks.metrics.bank import RowBank, Rows
 from callbacks.metrics.fidelity import FidelityOptions, fidelity
@@ -109,10 +110,9 @@ def damaged(kind: str, step: float, pool: Images, *, count: int) -> Images:
 
 
 def scaled(pixels: Tensor, share: float) -> Tensor:
-    """Float [N,1,H,W] down to a share of its side and up again, bilinear with antialiasing."""
-    side = pixels.shape[-1]
-    small = torch.nn.functional.interpolate(pixels, (round(side * share),) * 2, mode="bilinear", antialias=True)
-    return torch.nn.functional.interpolate(small, (side, side), mode="bilinear", antialias=True).clamp(-1, 1)
+    """Float [N,1,H,W] down to a share of its side and up again."""
+    side = round(pixels.shape[-1] * share)
+    return through(pixels, size=(side, side))
 
 
 def rows_of(values: Tensor, ids: Sequence[str]) -> Rows:
