@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -28,7 +28,8 @@ from callbacks.metrics.ranks import from_all_ranks
 from callbacks.metrics.training import Recipe, build, trained_scores, weights_digest
 from callbacks.metrics.utility import Cell, Estimate, counts, gains, grid, mean_draws, over_seeds, training_set
 from callbacks.metrics_json import write_json
-from callbacks.samples import Samples, read_pictures, read_samples, refuse_leaks
+from callbacks.protocols import HasSplits
+from callbacks.samples import CHUNK, Samples, read_pictures, read_samples, refuse_leaks
 from callbacks.utility_picture import draw_curves
 from datamodules.manifest import Batch, Manifest
 from datamodules.reports.labels import FINDINGS
@@ -37,17 +38,12 @@ SCHEMA = 1  # of the files of finished trainings
 
 
 @runtime_checkable
-class HasTrainingSplit(Protocol):
-    """A datamodule that tells the split of each image and serves, unchanged, those of the splits it is asked for."""
-
-    predict_splits: list[str]
+class HasTrainingSplit(HasSplits, Protocol):
+    """A datamodule that tells the split of each image; the rows of a split are in the order of its manifest."""
 
     @property
     def manifest(self) -> Manifest:
         """Its rows."""
-
-    def predict_dataloader(self) -> Iterable[Batch]:
-        """Each row of `predict_splits` once over all ranks."""
 
 
 class Job(NamedTuple):
@@ -150,8 +146,7 @@ class SyntheticUtility(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Train, test and log; every rank takes part and logs the same."""
         assert self._table is not None
-        with torch.random.fork_rng(devices=[]):  # loaders draw from the process's generator
-            sets = {"real": self._training_split(trainer), "synthetic": read_pictures(self._table)}
+        sets = {"real": self._training_split(trainer), "synthetic": read_pictures(self._table)}
         sets["test"] = self.bank.gathered()
         self.bank = ImageBank()
         sizes = {name: list(images.pixels.shape[1:]) for name, images in sets.items()}
@@ -160,9 +155,8 @@ class SyntheticUtility(Callback):
                 f"{self.samples}: images of the sizes {sizes}; `predict` and `test` take the same data size"
             )
         for cell in self.cells:
-            training_set(
-                cell, sets["real"], sets["synthetic"], seed=0
-            )  # refuses what a ratio lacks, before any training
+            # Refuses what a ratio lacks, before any training.
+            training_set(cell, sets["real"], sets["synthetic"], seed=0)
         outcomes = self._run(trainer, pl_module, sets)
         self._report(trainer, pl_module, sets, outcomes)
 
@@ -181,19 +175,14 @@ class SyntheticUtility(Callback):
 
     def _training_split(self, trainer: Trainer) -> LabelledImages:
         data, bank = self._data(trainer), ImageBank()
-        frame = data.manifest.frame
-        ids = sorted(frame.loc[frame["split"] == "train", "image_id"], key=id_hash)
-        wanted, before = set(ids[: self.most_real]), data.predict_splits
-        try:
-            data.predict_splits = ["train"]
-            for batch in data.predict_dataloader():
-                rows = [i for i, image_id in enumerate(batch["image_id"]) if image_id in wanted]
-                own = [batch["image_id"][i] for i in rows]
-                if own:
-                    images = check_images(batch["image"][rows], what="real training", ids=own)
-                    bank.add(images, batch["labels"][rows], ids=own, patients=[batch["patient_id"][i] for i in rows])
-        finally:
-            data.predict_splits = before
+        frame, dataset = data.manifest.frame, data.split_dataset("train")
+        ids = frame.loc[frame["split"] == "train", "image_id"].tolist()
+        taken = sorted(range(len(ids)), key=lambda row: id_hash(ids[row]))[: self.most_real]
+        own = taken[trainer.global_rank :: trainer.world_size]
+        for start in range(0, len(own), CHUNK):
+            batch = dataset[own[start : start + CHUNK]]
+            images = check_images(batch["image"], what="real training", ids=batch["image_id"])
+            bank.add(images, batch["labels"], ids=batch["image_id"], patients=batch["patient_id"])
         return bank.gathered()
 
     def _run(

@@ -24,9 +24,9 @@ from tests.benchmarks.record import keep_memory, write
 
 def split(data: CXRDataModule, name: str) -> LabelledImages:
     """All images of a split."""
-    data.predict_splits, bank = [name], ImageBank()
-    for batch in data.predict_dataloader():
-        bank.add(batch["image"], batch["labels"], ids=batch["image_id"], patients=batch["patient_id"])
+    dataset, bank = data.split_dataset(name), ImageBank()
+    batch = dataset[range(len(dataset))]
+    bank.add(batch["image"], batch["labels"], ids=batch["image_id"], patients=batch["patient_id"])
     return bank.alone()
 
 

@@ -8,11 +8,11 @@ import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import default_collate
 
 from datamodules.manifest import Manifest, make_manifest
 from datamodules.reports.labels import FINDINGS
-from tests.callbacks.chain import SIZE, Images, TinyData, UnpaddedSampler
+from tests.callbacks.chain import SIZE, Images, TinyData
 
 
 class TrainingImages(Images):
@@ -27,12 +27,25 @@ class TrainingImages(Images):
         return row | {"image_id": f"train-{index}", "patient_id": f"of-training-{index // 2}"}
 
 
+class Rows:
+    """As CXRDataset: a batch of the rows that are asked for."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, chosen: list[int]) -> dict:
+        return default_collate([self.images[row] for row in chosen])
+
+
 class SplitData(TinyData):
     """`n` test and `train` training images."""
 
     def __init__(self, n: int = 60, *, train: int = 120) -> None:
         super().__init__(n)
-        self.train, self.predict_splits = train, ["train", "validate", "test"]
+        self.train = train
 
     @property
     def manifest(self) -> Manifest:
@@ -43,11 +56,8 @@ class SplitData(TinyData):
         ]
         return make_manifest(rows, source="tiny")
 
-    def predict_dataloader(self) -> DataLoader:
-        data: Dataset = {"train": TrainingImages(self.train), "test": self.images()}[self.predict_splits[0]]
-        trainer = self.trainer
-        sampler = UnpaddedSampler(len(data), rank=trainer.global_rank, world=trainer.world_size)  # type: ignore[arg-type]
-        return DataLoader(data, batch_size=self.batch_size, sampler=sampler)
+    def split_dataset(self, split: str) -> Rows:
+        return Rows({"train": TrainingImages(self.train), "test": self.images()}[split])
 
 
 class RowReader(nn.Module):
