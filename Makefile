@@ -68,7 +68,7 @@ endef
 CORE := main.py configs/base.yaml lightning_modules/stages.py $(wildcard datamodules/*.py datamodules/*/*.py)
 NETWORKS := lightning_modules/networks
 CODE_all := lightning_modules/schedule.py lightning_modules/optimizers.py $(NETWORKS)/ranks.py
-CODE_classifier := $(CODE_all) lightning_modules/classifier.py $(addprefix $(NETWORKS)/,classifier.py boxes.py vqgan.py quantizer.py)
+CODE_classifier := $(CODE_all) lightning_modules/classifier.py $(addprefix $(NETWORKS)/,classifier.py resizing.py boxes.py vqgan.py quantizer.py)
 CODE_codebook := $(CODE_all) lightning_modules/codebook.py \
   $(addprefix $(NETWORKS)/,vqgan.py codes.py code_parts.py fidelity.py features.py quantizer.py fsq.py lfq.py discriminator.py losses.py transformer.py)
 CODE_text := $(CODE_all) $(addprefix $(NETWORKS)/,tokenizer.py transformer.py text_encoder.py alignment.py patch_encoder.py adaptive_patches.py \

@@ -4,42 +4,22 @@ B images, 3 kinds of twins (stated, denied, side).
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import nn
 
 from callbacks.extraction import check_images, images_of
 from callbacks.logged import log_equal
 from callbacks.metrics.alignment import between, resampled_ratios
 from callbacks.metrics.auroc_interval import LEVEL, RESAMPLES, interval
 from callbacks.metrics.bank import RowBank, id_hash
-from callbacks.protocols import HasReferenceImages
+from callbacks.protocols import HasReferenceImages, ReadsReports, as_aligner
 from datamodules.manifest import Batch
 
-ATTRIBUTES = ("name", "digest", "log_likelihood", "flipped")
 TWINS = ("stated", "denied", "side")
 SIDES = ("real", "output", "other")
-
-
-class ReadsReports(Protocol):
-    """A frozen network that tells how well images fit reports.
-
-    Attributes:
-        name: what it is, for people.
-        digest: sha256 of its weights.
-    """
-
-    name: str
-    digest: str
-
-    def log_likelihood(self, image: Tensor, report: Sequence[str]) -> Tensor:
-        """Float [B,1,H,W] in [-1,1] and B texts → float32 [B], mean over a text's statements; NaN where it has none."""
-
-    def flipped(self, image: Tensor, report: Sequence[str]) -> Tensor:
-        """Float32 [B,3,2] for TWINS: how many statements have a flipped twin, and how many of them score above it."""
 
 
 class ReportAlignment(Callback):
@@ -84,14 +64,11 @@ class ReportAlignment(Callback):
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Freeze the aligner, draw the images of others, and begin with an empty bank."""
-        lacking = [name for name in ATTRIBUTES if not hasattr(self.module, name)]
-        if lacking:
-            raise TypeError(f"aligner {type(self.module).__name__} lacks {lacking}; it has {list(ATTRIBUTES)}")
+        self.aligner, self._protocol = as_aligner(self.module), {}
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, HasReferenceImages):
             raise TypeError(f"{type(data).__name__} has no reference_images(n, seed); use CXRDataModule")
-        self.module.to(pl_module.device).eval().requires_grad_(False)
-        self.aligner, self._protocol = cast(ReadsReports, self.module), {}
+        self.module.to(pl_module.device)
         images = data.reference_images(self.others, seed=self.seed)
         self.references = check_images(images, what="reference", ids=[f"reference-{i}" for i in range(len(images))])
         self.bank = RowBank(3 + 3 * len(TWINS)).to(pl_module.device)

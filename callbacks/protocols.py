@@ -11,6 +11,7 @@ from datamodules.manifest import Batch
 
 FEATURE_ATTRIBUTES = ("name", "digest", "num_features", "features")
 EXTRACTOR_ATTRIBUTES = (*FEATURE_ATTRIBUTES, "logits")
+ALIGNER_ATTRIBUTES = ("name", "digest", "log_likelihood", "flipped")
 
 
 @runtime_checkable
@@ -37,6 +38,24 @@ class Extractor(FeatureExtractor, Protocol):
 
     def logits(self, image: Tensor) -> Tensor:
         """Float32 [B,1,H,W] in [-1,1] → float32 [B,14], in the order of `FINDINGS`."""
+
+
+class ReadsReports(Protocol):
+    """A frozen network that tells how well images fit reports.
+
+    Attributes:
+        name: what it is, for people.
+        digest: sha256 of its weights.
+    """
+
+    name: str
+    digest: str
+
+    def log_likelihood(self, image: Tensor, report: Sequence[str]) -> Tensor:
+        """Float [B,1,H,W] in [-1,1] and B texts → float32 [B], mean over a text's statements; NaN where it has none."""
+
+    def flipped(self, image: Tensor, report: Sequence[str]) -> Tensor:
+        """Float32 [B,3,2] for stated, denied, side: how many statements have a flipped twin and how many beat it."""
 
 
 @runtime_checkable
@@ -232,11 +251,20 @@ def as_extractor(module: nn.Module) -> Extractor:
     return cast(Extractor, _frozen(module, EXTRACTOR_ATTRIBUTES))
 
 
-def _frozen(module: nn.Module, attributes: tuple[str, ...]) -> nn.Module:
+def as_aligner(module: nn.Module) -> ReadsReports:
+    """Freeze `module` and give it back as one that reads reports.
+
+    Raises:
+        TypeError: naming the attributes that it lacks.
+    """
+    return cast(ReadsReports, _frozen(module, ALIGNER_ATTRIBUTES, what="aligner"))
+
+
+def _frozen(module: nn.Module, attributes: tuple[str, ...], *, what: str = "extractor") -> nn.Module:
     lacking = [name for name in attributes if not hasattr(module, name)]
     if lacking:
         raise TypeError(
-            f"extractor {type(module).__name__} lacks {lacking}; an extractor has {list(attributes)} "
+            f"{what} {type(module).__name__} lacks {lacking}; an {what} has {list(attributes)} "
             "(callbacks/protocols.py says what each is)"
         )
     module.eval()

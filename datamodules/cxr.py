@@ -196,7 +196,7 @@ class CXRDataModule(LightningDataModule):
     ) -> None:
         """Write the clues of this data, made of the codes of its token cache, see `datamodules.tokens.write_clues`."""
         if self.tokens is None:
-            raise ValueError(f"{path}: clues are codes; name its token cache with --data.init_args.tokens")
+            raise ValueError(f"{path}: clues are a codebook's codes; name its token cache with --data.init_args.tokens")
         codes = self._load_caches()["codes"]
         write_clues(
             path,

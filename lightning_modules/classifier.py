@@ -27,6 +27,7 @@ from lightning_modules.networks.cam_cases import CamCases
 from lightning_modules.networks.classifier import ClassifierConfig, ClassifierOutput, FindingNetwork
 from lightning_modules.networks.quantizer import float32
 from lightning_modules.networks.ranks import sum_over_ranks, world_size
+from lightning_modules.networks.resizing import resized
 from lightning_modules.schedule import with_schedule
 
 STAGE = "classifier"
@@ -272,8 +273,7 @@ class FrozenFindingClassifier(nn.Module):
         image = image.float()
         if image.shape[-2:] != (self.resolution, self.resolution):
             self._warn_of(image.shape)
-            image = functional.interpolate(image, (self.resolution, self.resolution), mode="bilinear", antialias=True)
-        return self.frozen.part(image)
+        return self.frozen.part(resized(image, self.resolution))
 
     def _measured(self, image: Tensor) -> ClassifierOutput:
         with float32(image.device):

@@ -10,13 +10,13 @@ import importlib
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from lightning_modules import stages
 from lightning_modules.encoders import OPENING, normalisation, vision_network
 from lightning_modules.networks.codes import float32
 from lightning_modules.networks.features import load_exactly
+from lightning_modules.networks.resizing import resized
 
 XRV_CONVERT = (
     "torch.save(torchxrayvision.models.DenseNet(weights='densenet121-res224-all').state_dict(), "
@@ -92,8 +92,8 @@ class FrozenXRVDenseNet(nn.Module):
     def features(self, image: Tensor) -> Tensor:
         """Float32 [B,1,H,W] in [-1,1] → float32 [B,D]."""
         with float32(image.device):
-            resized = _resized(image.float(), self.resolution) * 1024
-            return self.frozen.part(resized).relu().mean(dim=(2, 3))
+            pixels = resized(image.float(), self.resolution) * 1024
+            return self.frozen.part(pixels).relu().mean(dim=(2, 3))
 
 
 class FrozenVisionModel(nn.Module):
@@ -148,16 +148,10 @@ class FrozenVisionModel(nn.Module):
     def features(self, image: Tensor) -> Tensor:
         """Float32 [B,1,H,W] in [-1,1] → float32 [B,D]."""
         with float32(image.device):
-            pixels = ((_resized(image.float(), self.resolution) + 1) / 2 - self.mean) / self.std
+            pixels = ((resized(image.float(), self.resolution) + 1) / 2 - self.mean) / self.std
             output = self.frozen.part(pixel_values=pixels)
         pooled = getattr(output, "pooler_output", None) if self.pools else None
         if pooled is not None:
             return pooled.flatten(1).float()
         hidden = output.last_hidden_state  # B T C of tokens, or B C h w of maps
         return (hidden.mean(dim=1) if hidden.ndim == 3 else hidden.mean(dim=(2, 3))).float()
-
-
-def _resized(image: Tensor, side: int) -> Tensor:
-    if image.shape[-2:] == (side, side):
-        return image
-    return functional.interpolate(image, (side, side), mode="bilinear", antialias=True)

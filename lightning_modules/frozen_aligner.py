@@ -10,6 +10,7 @@ from lightning_modules import stages
 from lightning_modules.aligner import STAGE, WordPatchAligner
 from lightning_modules.networks.alignment import AlignmentNetwork, Queries
 from lightning_modules.networks.quantizer import float32
+from lightning_modules.networks.resizing import resized
 from lightning_modules.networks.statements import queries, stated
 from lightning_modules.networks.tokenizer import Tokens
 from lightning_modules.networks.zero_shot import twins
@@ -98,7 +99,4 @@ class FrozenAligner(nn.Module):
         return self.tokenizer(texts, max_length=self.max_length)
 
     def _patches(self, image: Tensor) -> Tensor:
-        image = image.float()
-        if image.shape[-2:] != (self.resolution, self.resolution):
-            image = functional.interpolate(image, (self.resolution, self.resolution), mode="bilinear", antialias=True)
-        return self.network.located_patches(image)[0]
+        return self.network.located_patches(resized(image.float(), self.resolution))[0]
