@@ -42,7 +42,7 @@ class LossWeights:
             as much as all else together.
         pooled: contrast of whole reports by one vector an image and one a text.
         same_labels: weight in the contrasts' targets of a pair whose known labels are all the same, against 1 for its
-            own pair: two normal studies in a batch do not repel each other.
+            own pair: two normal studies in a batch do not repel each other. Equal reports are one pair at any weight.
     """
 
     statements: float = 1.0
@@ -50,7 +50,7 @@ class LossWeights:
     reports: float = 0.5
     words: float = 0.0
     pooled: float = 0.0
-    same_labels: float = 0.25
+    same_labels: float = 0.0
 
     def __post_init__(self) -> None:
         if max(self.statements, self.reports, self.words, self.pooled) <= 0:

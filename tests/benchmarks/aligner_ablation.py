@@ -32,7 +32,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "late interaction of words only": (f"{LOSSES}statements=0", f"{LOSSES}reports=0", f"{LOSSES}words=1"),
     "with late interaction of words": (f"{LOSSES}words=0.25",),
     "reports' contrast off": (f"{LOSSES}reports=0",),
-    "soft targets off": (f"{LOSSES}same_labels=0",),
+    "soft targets": (f"{LOSSES}same_labels=0.25",),
     "hard negatives off": (f"{LOSSES}hard=0",),
 }
 # Of metrics.json, without the prefix "aligner/".
