@@ -3,6 +3,7 @@
 from callbacks.alignment import ReportAlignment
 from callbacks.atlas import CodeAtlas
 from callbacks.codes import CodeHealth
+from callbacks.consistency import ReportConsistency
 from callbacks.contrast import FindingContrast
 from callbacks.diversity import SampleDiversity
 from callbacks.downstream import DownstreamClassifier
@@ -30,6 +31,7 @@ __all__ = [
     "PrivacyGate",
     "ProgressLine",
     "ReportAlignment",
+    "ReportConsistency",
     "SampleDiversity",
     "SampleGrid",
     "SyntheticUtility",
