@@ -11,6 +11,7 @@ from callbacks.fidelity import FidelityMetrics
 from callbacks.grids import SampleGrid
 from callbacks.health import HealthAlarm
 from callbacks.heat_maps import WordHeatMaps
+from callbacks.memorisation import PromptMemorisation
 from callbacks.metrics_file import MetricsFile
 from callbacks.privacy import PrivacyGate
 from callbacks.progress import ProgressLine
@@ -30,6 +31,7 @@ __all__ = [
     "NaturalQuality",
     "PrivacyGate",
     "ProgressLine",
+    "PromptMemorisation",
     "ReportAlignment",
     "ReportConsistency",
     "SampleDiversity",
