@@ -123,6 +123,7 @@ class ReportAlignment(Callback):
                     values[f"{self.prefix}/alignment_{name}/{kind}_flipped"] = count / total
         log_equal(pl_module, values)
         self._protocol = {
+            "figures": sorted(values),
             "aligner": {"name": self.aligner.name, "digest": self.aligner.digest},
             "output": self.output,
             "n": int(known.sum()),
@@ -132,6 +133,7 @@ class ReportAlignment(Callback):
             "seed": self.seed,
             "twins": {kind: int(total) for kind, total in zip(TWINS, totals, strict=True)},
             "interval": f"{LEVEL:.0%} of {RESAMPLES} bootstrap draws of patients",
+            "packages": [],
         }
         undefined = [key for key, figure in values.items() if math.isnan(figure)]
         if undefined:

@@ -181,6 +181,7 @@ class SampleDiversity(Callback):
             "scales": len(betas),
             "betas": [round(beta, 6) for beta in betas],
             "window": {"gaussian": KERNEL, "sigma": SIGMA},
+            "packages": [],
         }
         if undefined := [key for key, value in values.items() if math.isnan(value)]:
             few = f"{len(texts)} prompts give {len(pairs)} pairs of different patients and texts"

@@ -242,7 +242,7 @@ class SyntheticUtility(Callback):
                 for end, value in zip(("", "_low", "_high"), estimate, strict=True):
                     values[f"{self.prefix}/{name}/{cell.name}{end}"] = value
         log_equal(module, values)
-        self._protocol = self._describe(sets)
+        self._protocol = {"figures": sorted(values), **self._describe(sets)}
         missing = [key for key, value in values.items() if math.isnan(value)]
         if missing:
             few = f"no finding has {self.min_positives} positives and negatives among the test images"
@@ -295,6 +295,7 @@ class SyntheticUtility(Callback):
             "min_positives": self.min_positives,
             "findings": [finding for finding, take in zip(FINDINGS, chosen, strict=True) if take],
             "interval": f"Student's {LEVEL:.0%} over seeds; auroc_of_patients: {RESAMPLES} bootstrap draws of patients",
+            "packages": ["scipy"],
         }
 
 

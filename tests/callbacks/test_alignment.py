@@ -59,6 +59,7 @@ def test_every_figure_is_the_mean_over_reports_that_state_something(tmp_path: Pa
     assert "generator/alignment_synthetic/stated_flipped" not in got
     stated = protocol["metrics"]["generator/alignment_synthetic"]
     assert (stated["n"], stated["without_statement"], stated["twins"]["side"]) == (24, 13, 24)
+    assert stated["figures"] == sorted(set(got) - {"tiny/error"})
 
 
 def test_what_lacks_a_verb_or_states_nothing_is_refused(tmp_path: Path):

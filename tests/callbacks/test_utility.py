@@ -79,7 +79,9 @@ def test_a_cell_is_the_auroc_of_its_training_and_more_real_images_help(tmp_path:
 def test_what_is_written_says_how_it_was_made(tmp_path: Path):
     one = callback(copies(tmp_path / "samples"))
     trainer(tmp_path, [one, MetricsFile()]).test(TinyStage(), SplitData(), verbose=False)
-    stated = json.loads((tmp_path / "metrics.json").read_text())["protocol"]["metrics"]["generator/utility_auroc"]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    stated = metrics["protocol"]["metrics"]["generator/utility_auroc"]
+    assert stated["figures"] == sorted(key for key in metrics if "utility" in key)
     assert stated["classifier"]["name"] == "RowReader"
     assert stated["classifier"]["parameters"] == 16 * 14 + 14
     assert stated["recipe"] == {"steps": 100, "batch": 16, "lr": 0.05, "weight_decay": 0.05, "shift": 0}
