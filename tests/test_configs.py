@@ -133,6 +133,44 @@ def test_the_evaluation_reads_draws_again_and_looks_at_the_grain(chain: Chain, t
     assert written["generator/niqe"] > 0
 
 
+def test_sides_and_degrees_are_measured_on_a_generator(chain: Chain, tmp_path: Path) -> None:
+    written = tested_with(chain, tmp_path, "consistency", {"min_training": 3, "min_cases": 1})
+    assert written["generator/consistency_side_cases"] > 0
+    assert 0 <= written["generator/consistency_side_synthetic"] <= 1
+    assert "Pleural Effusion" in written["protocol"]["metrics"]["generator/consistency_side"]["training"]["probes"]
+
+
+def test_prompts_of_training_images_are_sampled_and_listed(chain: Chain, tmp_path: Path) -> None:
+    # More validation images than the chain's six, and so not its caches.
+    more = (
+        "--data.init_args.layout_options.studies=400",
+        "--data.init_args.tokens=null",
+        "--data.init_args.clues=null",
+    )
+    written = tested_with(
+        chain, tmp_path, "memorisation", {"prompts": 2, "alike": 1}, "--trainer.limit_test_batches=1", *more
+    )
+    assert 0 <= written["generator/memorisation_training"] <= 1
+    listed = yaml.safe_load((tmp_path / "memorisation.json").read_text())["prompts"]
+    assert (
+        [one["split"] for one in listed].count("train") == len(listed) / 2 == written["generator/memorisation_n"] == 2
+    )
+
+
+def tested_with(chain: Chain, folder: Path, experiment: str, changes: dict, *extra: str) -> dict:
+    """What a generator's test with the one callback of an experiment's file writes, some of its options changed."""
+    config = yaml.safe_load((ROOT / f"configs/experiment/{experiment}.yaml").read_text())
+    (callback,) = config["trainer"]["callbacks+"]
+    callback["init_args"]["extractor"]["init_args"]["ckpt"] = str(chain.path("classifier"))
+    callback["init_args"] |= changes
+    override = folder / "callbacks.yaml"
+    override.write_text(yaml.safe_dump({"trainer": {"callbacks": [{"class_path": "MetricsFile"}, callback]}}))
+    arguments = chain.arguments("test", "generator", f"--run_dir={folder}", *extra)
+    position = arguments.index("--trainer.callbacks=[]")
+    main([*arguments[:position], "-c", str(override), *arguments[position + 1 :]])
+    return yaml.safe_load((folder / "metrics.json").read_text())
+
+
 @pytest.mark.parametrize("file", BY_FOLDER["trainer"])
 def test_trainer_configs_make_a_trainer(
     chain: Chain, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
