@@ -11,6 +11,8 @@ POINT = ("stage", "checkpoint", "seed")
 # How a test ran. Figures are made not to depend on it beyond rounding.
 CIRCUMSTANCES = ("versions", "precision", "device", "world_size", "repeated")
 SAMPLER = "sampling"
+# The files that a figure is of, as a checkpoint is.
+OBJECTS = (".samples.sha256", ".samples.table", ".synthetic.sha256")
 # Without these nobody can know that two protocols are equal.
 NEEDED = ("data_digest", "split", "n")
 ABSENT = "absent"
@@ -71,7 +73,7 @@ def differences(a: Any, b: Any, path: str = "") -> list[Difference]:
 
 def _refused(one: Difference, allow: Collection[str]) -> bool:
     top = one.path.split(".")[0]
-    if top in (*POINT, *CIRCUMSTANCES) or one.path.endswith(".repeated_left_out"):
+    if top in (*POINT, *CIRCUMSTANCES) or one.path.endswith((".repeated_left_out", *OBJECTS)):
         return False
     return not (top == SAMPLER and "sampler" in allow)
 

@@ -21,8 +21,7 @@ from callbacks.metrics.bank import RowBank, Rows, id_hash
 from callbacks.metrics.pooled_auroc import pooled_auroc, resampled_pooled
 from callbacks.metrics.probes import STRENGTH, Probe, completed_halves, fit_probe
 from callbacks.metrics.stated import MEANING, QUESTIONS, stated
-from callbacks.protocols import FeatureExtractor, as_feature_extractor
-from callbacks.utility import HasTrainingSplit
+from callbacks.protocols import FeatureExtractor, HasTrainingSplit, as_feature_extractor
 from datamodules.manifest import Batch
 from datamodules.reports.labels import FINDINGS, FRONTAL_VIEWS, VIEWS
 

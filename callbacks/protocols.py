@@ -7,7 +7,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from datamodules.manifest import Batch
+from datamodules.manifest import Batch, Manifest
 
 FEATURE_ATTRIBUTES = ("name", "digest", "num_features", "features")
 EXTRACTOR_ATTRIBUTES = (*FEATURE_ATTRIBUTES, "logits")
@@ -212,6 +212,15 @@ class HasSplits(Protocol):
 
     def split_dataset(self, split: str) -> SplitDataset:
         """That of "train", "validate" or "test"."""
+
+
+@runtime_checkable
+class HasTrainingSplit(HasSplits, Protocol):
+    """A datamodule that tells the split of each image; the rows of a split are in the order of its manifest."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """Its rows."""
 
 
 @runtime_checkable

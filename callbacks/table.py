@@ -36,6 +36,14 @@ KEY_FIGURES: tuple[str, ...] = (
     "generator/kid",
     "generator/fid_blur",
     "generator/fid_random_tokens",
+    "generator/consistency_side_synthetic",
+    "generator/consistency_side_real",
+    "generator/consistency_severity_synthetic",
+    "generator/consistency_severity_real",
+    "generator/alignment_share",
+    "generator/privacy_flagged",
+    "generator/privacy_copies",
+    "generator/memorisation_difference",
 )
 # The same data and weights give the same figure up to summation order.
 TOLERANCE = 1e-5

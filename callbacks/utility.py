@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -28,22 +28,13 @@ from callbacks.metrics.ranks import from_all_ranks
 from callbacks.metrics.training import Recipe, build, trained_scores, weights_digest
 from callbacks.metrics.utility import Cell, Estimate, counts, gains, grid, mean_draws, over_seeds, training_set
 from callbacks.metrics_json import write_json
-from callbacks.protocols import HasSplits
+from callbacks.protocols import HasTrainingSplit
 from callbacks.samples import CHUNK, Samples, read_pictures, read_samples, refuse_leaks
 from callbacks.utility_picture import draw_curves
-from datamodules.manifest import Batch, Manifest
+from datamodules.manifest import Batch
 from datamodules.reports.labels import FINDINGS
 
 SCHEMA = 1  # of the files of finished trainings
-
-
-@runtime_checkable
-class HasTrainingSplit(HasSplits, Protocol):
-    """A datamodule that tells the split of each image; the rows of a split are in the order of its manifest."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """Its rows."""
 
 
 class Job(NamedTuple):
@@ -78,6 +69,9 @@ class SyntheticUtility(Callback):
       mean. A seed decides the first weights, the order of the images, and which real and synthetic ones are taken.
     - `<prefix>/utility_gain/<cell>`, `..._low`, `..._high`: what the synthetic images add to the same real images, seed
       by seed.
+
+    A generator has seen the whole training split: synthetic images beside 1 % of the real ones say what they would add
+    for somebody who is given that 1 % and the generator, not what one learnt from 1 % would be worth.
 
     Every training has the same number of steps. Trainings go round the ranks. Each that is finished is kept as
     `<default_root_dir>/utility/*.json`, so that an interrupted test goes on with the others; a change of data, samples,
@@ -188,7 +182,7 @@ class SyntheticUtility(Callback):
     def _run(
         self, trainer: Trainer, module: LightningModule, sets: dict[str, LabelledImages]
     ) -> dict[Cell, list[Outcome]]:
-        folder, identity = Path(trainer.default_root_dir) / "utility", self._identity(sets)
+        folder, identity = Path(trainer.default_root_dir) / "utility", self._identity(sets, module.device)
         # Seed by seed: an interrupted run has all cells of the first seeds.
         jobs = [Job(cell, seed) for seed in range(self.seeds) for cell in self.cells]
         own: dict[Job, Outcome] = {}
@@ -216,12 +210,15 @@ class SyntheticUtility(Callback):
         draws = resampled_macros([scores], test.labels, groups=test.patients, min_positives=self.min_positives)
         return Outcome(macro, [round(value, 6) for value in draws[0].tolist()])
 
-    def _identity(self, sets: dict[str, LabelledImages]) -> str:
+    def _identity(self, sets: dict[str, LabelledImages], device: torch.device) -> str:
         facts = {
             "schema": SCHEMA,
             "classifier": weights_digest(build(self.classifier, seed=0)),
             "recipe": dataclasses.asdict(self.recipe),
             "min_positives": self.min_positives,
+            # Other kernels round differently, and training carries it on.
+            "device": device.type,
+            "torch": torch.__version__,
             **{name: images.digest() for name, images in sets.items()},
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -159,6 +159,24 @@ def test_a_setting_of_a_metric_and_an_extractor_that_is_not_named(tmp_path: Path
     assert all(one.refused for one in compare(a, c))
 
 
+def test_samples_are_what_is_compared_as_a_checkpoint_is(tmp_path: Path, capsys: pytest.CaptureFixture):
+    utility = {
+        "figures": ["generator/utility_auroc/0/1"], "n": 616, "samples": {"table": "samples.csv", "sha256": "1" * 64},
+        "synthetic": {"n": 100, "sha256": "3" * 64}, "real": {"n": 100, "sha256": "4" * 64},
+    }  # fmt: skip
+    other = utility | {"samples": {"table": "b.csv", "sha256": "2" * 64}, "synthetic": {"n": 100, "sha256": "5" * 64}}
+    figures = FIGURES | {"generator/utility_auroc/0/1": 0.8}
+    a = write(tmp_path / "a", figures, **{"metrics__generator/utility_auroc": utility})
+    b = write(tmp_path / "b", figures, **{"metrics__generator/utility_auroc": other})
+    assert main(["compare", str(a), str(b)]) == 0
+    out = capsys.readouterr().out
+    assert "not comparable" not in out
+    assert f"utility_auroc.samples.sha256: {'1' * 64} | {'2' * 64}" in out
+    c = write(tmp_path / "c", figures, **{"metrics__generator/utility_auroc": other | {"real": {"n": 90}}})
+    assert main(["compare", str(a), str(c)]) == 0
+    assert "not comparable: generator/utility_auroc/0/1" in capsys.readouterr().out
+
+
 def test_the_sampler_may_differ_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture):
     a, b = write(tmp_path / "a"), write(tmp_path / "b", sampling__steps=24)
     assert main(["compare", str(a), str(b), "--allow", "sampler"]) == 0
