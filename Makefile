@@ -249,5 +249,32 @@ codebook-nih: .venv/installed ## that of NIH at 128 px, f8: make codebook-nih NI
 	$(require_nih)
 	$(MAKE) --no-print-directory -j2 runs/codebook-1024/nih/metrics.json
 
-clean: ## remove the results of demo, nih and the codebooks (not the environment)
-	rm -rf runs/demo runs/nih runs/nih-openi runs/codebook-1024
+# --- all that is measured of a generator, with its protocol card ------------------------------------------------------
+# Beside the chain, whose figures are merged by name. $(1) name of the chain, $(2) the configs of the callbacks
+define evaluation
+# What its images are worth in training needs samples of training prompts.
+runs/evaluation/$(1)/samples/samples/samples.csv: runs/$(1)/generator/fit.done
+	$$(PY) main.py predict $(call stage_configs,$(1),generator) --data.init_args.predict_splits=[train] --run_dir=runs/evaluation/$(1)/samples --ckpt_path=$$(call last,runs/$(1)/generator)
+
+# A gate that fails has written its figures: the card is made of them, then make stops.
+runs/evaluation/$(1)/evaluation.done: runs/evaluation/$(1)/samples/samples/samples.csv runs/$(1)/features/fit.done $(2) $$(MEASURES)
+	$$(PY) main.py test $(call stage_configs,$(1),generator) $(addprefix -c ,$(2)) --run_dir=runs/evaluation/$(1)/generator --ckpt_path=$$(call last,runs/$(1)/generator) || failed=$$$$?; \
+	  $$(PY) -m callbacks card runs/evaluation/$(1)/generator --title $(1) > runs/evaluation/$(1)/card.md; \
+	  $$(PY) -m callbacks runs/evaluation/$(1) | tee runs/evaluation/$(1)/table.txt; \
+	  echo "card: runs/evaluation/$(1)/card.md"; exit $$$${failed:-0}
+	@touch $$@
+endef
+EXPERIMENT := configs/experiment
+$(eval $(call evaluation,demo,$(addprefix $(EXPERIMENT)/,evaluation.yaml privacy.yaml consistency.yaml memorisation.yaml utility.yaml)))
+$(eval $(call evaluation,nih,$(EXPERIMENT)/nih/evaluation.yaml))
+
+.PHONY: evaluation nih-evaluation
+evaluation: .venv/installed ## all figures of the demo's generator with their card
+	$(MAKE) --no-print-directory -j2 runs/evaluation/demo/evaluation.done
+
+nih-evaluation: .venv/installed ## those of the NIH generator: make nih-evaluation NIH=<folder>
+	$(require_nih)
+	$(MAKE) --no-print-directory -j2 runs/evaluation/nih/evaluation.done
+
+clean: ## remove the results of demo, nih, their evaluation and the codebooks (not the environment)
+	rm -rf runs/demo runs/nih runs/nih-openi runs/codebook-1024 runs/evaluation

@@ -119,15 +119,16 @@ def test_the_privacy_gate_judges_a_generator(chain: Chain, tmp_path: Path) -> No
 
 def test_the_evaluation_reads_draws_again_and_looks_at_the_grain(chain: Chain, tmp_path: Path) -> None:
     config = yaml.safe_load((ROOT / "configs/experiment/evaluation.yaml").read_text())
-    alignment, diversity, quality = config["trainer"]["callbacks+"]
+    fidelity, alignment, diversity, quality = config["trainer"]["callbacks+"]
     alignment["init_args"]["aligner"]["init_args"]["ckpt"] = str(chain.path("aligner"))
     override = tmp_path / "callbacks.yaml"
-    callbacks = [{"class_path": "MetricsFile"}, alignment, diversity, quality]
+    callbacks = [{"class_path": "MetricsFile"}, fidelity, alignment, diversity, quality]
     override.write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
     arguments = chain.arguments("test", "generator", f"--run_dir={tmp_path}")
     position = arguments.index("--trainer.callbacks=[]")
     main([*arguments[:position], "-c", str(override), *arguments[position + 1 :]])
     written = yaml.safe_load((tmp_path / "metrics.json").read_text())
+    assert written["generator/lite0/fid"] > 0
     assert written["generator/alignment_real"] < 0  # a log-likelihood
     assert 0 < written["generator/diversity_same_prompt"] <= 1
     assert written["generator/niqe"] > 0

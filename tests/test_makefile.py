@@ -13,6 +13,8 @@ TARGETS = [
     ("runs/codebook-1024/phantom-fresh/metrics.json",),
     ("runs/codebook-1024/nih/metrics.json", NIH),
     ("runs/nih-openi/metrics.json", NIH, "OPENI=tests"),
+    ("runs/evaluation/demo/evaluation.done",),
+    ("runs/evaluation/nih/evaluation.done", NIH),
 ]
 
 
