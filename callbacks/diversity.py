@@ -150,7 +150,7 @@ class SampleDiversity(Callback):
 
     def _measure(self, rows: dict[str, Rows], *, size: tuple[int, int]) -> dict[str, float]:
         base = f"{self.prefix}/diversity"
-        texts = rows["real"].groups.view(-1).tolist()  # torchmetrics makes a scalar of a single one
+        texts = rows["real"].groups.tolist()
         images = {kind: one.values.view(-1, 1, *size) for kind, one in rows.items()}
         pairs = disjoint_pairs(texts)
         first, second = (torch.tensor([pair[i] for pair in pairs], dtype=torch.int64) for i in (0, 1))

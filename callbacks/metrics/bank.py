@@ -5,8 +5,9 @@ rows that a padding sampler gave twice are kept once. So everything computed fro
 the same for one rank and for many. N rows of D numbers.
 """
 
+import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -80,3 +81,14 @@ class RowBank(Metric):
         kept = order[first]
         values, groups = dim_zero_cat(self.rows).cpu()[kept], dim_zero_cat(self.groups).cpu()[kept]
         return Rows(values, groups, len(order) - len(kept), keys[first])
+
+    def _wrap_compute(self, compute: Callable[[], Rows]) -> Callable[[], Rows]:
+        # What torchmetrics wraps around `compute` makes scalars of the tensors of a single row.
+        wrapped = super()._wrap_compute(compute)
+
+        @functools.wraps(wrapped)
+        def with_shapes() -> Rows:
+            values, groups, repeated, keys = wrapped()
+            return Rows(values.view(-1, self.width), groups.view(-1), repeated, keys.view(-1))
+
+        return with_shapes

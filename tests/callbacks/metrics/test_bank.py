@@ -1,5 +1,6 @@
 """Rows come out the same whatever the order and grouping in which they went in."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,16 @@ def test_rows_do_not_depend_on_order_and_repeats_are_left_out():
     order = sorted(range(6), key=lambda k: id_hash(ids[k]))
     assert torch.equal(a.values, values[order])
     assert a.groups.tolist() == [id_hash(patients[k]) for k in order]
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_single_row_is_a_row(width: int):
+    bank = RowBank(width)
+    bank.update(torch.ones(1, width), ["x"], ["p"])
+    for one in (bank, copy.deepcopy(bank)):
+        rows = one.compute()
+        assert torch.equal(rows.values, torch.ones(1, width))
+        assert (rows.groups.tolist(), rows.keys.tolist(), rows.repeated) == ([id_hash("p")], [id_hash("x")], 0)
 
 
 def test_start_empties_the_bank_and_an_empty_bank_has_no_rows():
