@@ -15,7 +15,7 @@ from callbacks.logged import log_equal
 from callbacks.metrics.alignment import between, resampled_ratios
 from callbacks.metrics.auroc_interval import LEVEL, RESAMPLES, interval
 from callbacks.metrics.bank import RowBank, id_hash
-from callbacks.protocols import HasReferenceImages, ReadsReports, as_aligner
+from callbacks.protocols import HasReferenceImages, ReadsReports, SplitDataset, as_aligner
 from datamodules.manifest import Batch
 
 TWINS = ("stated", "denied", "side")
@@ -59,7 +59,7 @@ class ReportAlignment(Callback):
         self.module, self.output, self.prefix, self.others, self.seed = aligner, output, prefix, others, seed
         self.aligner: ReadsReports
         self.bank: RowBank
-        self.references = torch.empty(0)
+        self.references: SplitDataset
         self._protocol: dict[str, Any] = {}
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -67,10 +67,9 @@ class ReportAlignment(Callback):
         self.aligner, self._protocol = as_aligner(self.module), {}
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, HasReferenceImages):
-            raise TypeError(f"{type(data).__name__} has no reference_images(n, seed); use CXRDataModule")
+            raise TypeError(f"{type(data).__name__} has no reference_dataset(n, seed); use CXRDataModule")
         self.module.to(pl_module.device)
-        images = data.reference_images(self.others, seed=self.seed)
-        self.references = check_images(images, what="reference", ids=[f"reference-{i}" for i in range(len(images))])
+        self.references = data.reference_dataset(self.others, seed=self.seed)
         self.bank = RowBank(3 + 3 * len(TWINS)).to(pl_module.device)
         self.bank.start()
 
@@ -88,7 +87,10 @@ class ReportAlignment(Callback):
         real = check_images(batch["image"], what="real", ids=ids)
         made = images_of(outputs, key=self.output, like=real, ids=ids)
         # By the id, so that an image has the same other one whatever the batches and ranks.
-        other = self.references[[id_hash(name) % len(self.references) for name in ids]].to(real.device)
+        batch_of_others = self.references[[id_hash(name) % len(self.references) for name in ids]]
+        other = check_images(batch_of_others["image"], what="reference", ids=batch_of_others["image_id"]).to(
+            real.device
+        )
         fits = torch.stack([self.aligner.log_likelihood(images, reports) for images in (real, made, other)], dim=1)
         twins = [self.aligner.flipped(images, reports) for images in (real, made)]
         rows = torch.cat([fits, twins[0][..., 0], twins[0][..., 1], twins[1][..., 1]], dim=1)
@@ -101,7 +103,7 @@ class ReportAlignment(Callback):
         """Gather and log; every rank takes part and logs the same."""
         rows = self.bank.compute()
         self.bank.reset()
-        self.references = torch.empty(0)
+        del self.references
         known = ~rows.values[:, :3].isnan().any(1)
         if not bool(known.any()):
             raise ValueError(f"{self.prefix}/alignment: none of {len(known)} reports states or denies a pathology")

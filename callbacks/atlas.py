@@ -70,15 +70,16 @@ class CodeAtlas(Callback):
             )
         if not isinstance(getattr(trainer, "datamodule", None), HasReferenceImages):
             raise ValueError(
-                "CodeAtlas: the datamodule has no reference_images(n, seed); use CXRDataModule, or leave the atlas out"
+                "CodeAtlas: the datamodule has no reference_dataset(n, seed); use CXRDataModule, or leave the atlas out"
             )
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Every rank encodes its share of the images; rank 0 draws."""
         assert isinstance(pl_module, HasCodebook)
-        images = trainer.datamodule.reference_images(self.images, seed=self.seed)  # type: ignore[attr-defined]
-        ids = [f"reference-{i}" for i in range(len(images))]
-        images = check_images(images, what="reference", ids=ids)
+        data: HasReferenceImages = trainer.datamodule  # type: ignore[attr-defined]
+        dataset = data.reference_dataset(self.images, seed=self.seed)
+        batch = dataset[range(len(dataset))]
+        images = check_images(batch["image"], what="reference", ids=batch["image_id"])
         network = pl_module.network
         side = cut(images[:1], grid=network.config.grid, margin=self.margin).shape[-1]
         bank = PatchBank(network.quantizer.codes, patches=self.patches, side=side).to(pl_module.device)

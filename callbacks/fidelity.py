@@ -27,6 +27,7 @@ from callbacks.protocols import (
     HasReferenceImages,
     as_feature_extractor,
 )
+from callbacks.reading import read_images
 from datamodules.manifest import Batch
 from datamodules.reports.labels import FINDINGS, VIEWS
 
@@ -63,7 +64,7 @@ class FidelityMetrics(Callback):
         output: the key of the images in what `test_step` returns.
         prefix: of the metric names.
         name: "rfid" says that `output` are reconstructions.
-        floor: ask `trainer.datamodule.reference_images(n, seed)` for real training images.
+        floor: ask `trainer.datamodule.reference_dataset(n, seed)` for real training images.
         controls: measure `_blur` and `_random_tokens`.
         blur_factor: down by this factor and up again, bilinear with antialiasing.
         parts: also of each finding and view.
@@ -115,7 +116,7 @@ class FidelityMetrics(Callback):
             bank.start()  # on the device, so that a rank without images gathers a tensor that its backend can send
         if self.floor and not isinstance(getattr(trainer, "datamodule", None), HasReferenceImages):
             raise ValueError(
-                f"{self.prefix}/{self.name}_floor: the datamodule has no reference_images(n, seed); "
+                f"{self.prefix}/{self.name}_floor: the datamodule has no reference_dataset(n, seed); "
                 "use CXRDataModule, or leave the floor out with floor: false"
             )
 
@@ -208,15 +209,17 @@ class FidelityMetrics(Callback):
             self._add("random_tokens", check_images(images, what="random-token", ids=ids), ids, ids)
 
     def _refer(self, trainer: Trainer, n: int) -> None:
-        ids = [f"reference-{i}" for i in range(n)][trainer.global_rank :: trainer.world_size]
-        images = trainer.datamodule.reference_images(n, seed=self.options.seed)  # type: ignore[attr-defined]
-        if len(images) != n:
+        data: HasReferenceImages = trainer.datamodule  # type: ignore[attr-defined]
+        dataset = data.reference_dataset(n, seed=self.options.seed)
+        if len(dataset) != n:
             raise ValueError(
-                f"{self.prefix}/{self.name}_floor: {len(images)} training images were given for {n} test images; the "
+                f"{self.prefix}/{self.name}_floor: {len(dataset)} training images were given for {n} test images; the "
                 "floor holds only at equal N: test on fewer images (trainer.limit_test_batches), or floor: false"
             )
-        own = images[trainer.global_rank :: trainer.world_size]
-        self._add("reference", check_images(own, what="reference", ids=ids), ids, ids)
+        own, device = range(trainer.global_rank, n, trainer.world_size), self.parts.device
+        for images, _, places in read_images(dataset, own, device=device, what="reference"):
+            ids = [f"reference-{place}" for place in places]
+            self._add("reference", images, ids, ids)
 
     def _measure(
         self, pl_module: LightningModule, prefix: str, rows: Mapping[str, Rows], parts: Mapping[str, Tensor]

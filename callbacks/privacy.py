@@ -22,8 +22,9 @@ from callbacks.metrics.nearest import least_distances
 from callbacks.metrics.ranks import from_all_ranks
 from callbacks.metrics.registration import FINE, SLOW, SMOOTH
 from callbacks.privacy_files import Finding, pairs_picture, write_findings
-from callbacks.privacy_search import PATCH, PIXEL, Collected, Gatherer, drawn, read_images, search
+from callbacks.privacy_search import PATCH, PIXEL, Collected, Gatherer, search
 from callbacks.protocols import FeatureExtractor, HasSplits, SplitDataset, as_feature_extractor
+from callbacks.reading import drawn, read_images
 from datamodules.manifest import Batch
 
 CLOSE = 0.01  # quantile of the held-out distances

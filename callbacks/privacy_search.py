@@ -5,21 +5,21 @@ the nearest so far. So memory grows with the queries and not with the training s
 candidates of the pixel detector are read again, to be aligned. Q queries, C windows an image.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from callbacks.extraction import check_images, extract
+from callbacks.extraction import extract
 from callbacks.metrics.bank import RowBank, id_hash
 from callbacks.metrics.copied_patches import patch_scores, shifted_windows, window_distances, windows
 from callbacks.metrics.nearest import Nearest, least_distances, nearest_rows
 from callbacks.metrics.ranks import from_all_ranks
 from callbacks.metrics.registration import COARSE, FINE, coarse, coarse_distances, fine, registered_distance
 from callbacks.protocols import FeatureExtractor, SplitDataset
+from callbacks.reading import BLOCK, drawn, read_images
 
-BLOCK = 256  # images read at a time, and queries compared by windows at a time
 PAIRS = 256  # aligned at a time
 PIXEL, PATCH = "pixel", "patch"
 
@@ -77,22 +77,6 @@ def rows_of(images: Tensor, ids: Sequence[str], *, spaces: Spaces, what: str) ->
     """What the detectors compare of checked images [B,1,H,W], see `Collected.rows`."""
     rows = {"coarse": coarse(images).flatten(1), "fine": fine(images).flatten(1)}
     return rows | {name: extract(one, images, method="features", what=what, ids=ids) for name, one in spaces.items()}
-
-
-def read_images(
-    dataset: SplitDataset, places: Sequence[int], *, device: torch.device, what: str
-) -> Iterator[tuple[Tensor, list[str], list[int]]]:
-    """Checked images of these rows with their ids and places, a block at a time."""
-    for start in range(0, len(places), BLOCK):
-        chosen = [int(place) for place in places[start : start + BLOCK]]
-        batch = dataset[chosen]
-        ids = list(batch["image_id"])
-        yield check_images(batch["image"].to(device), what=what, ids=ids), ids, chosen
-
-
-def drawn(rows: int, most: int, *, seed: int) -> list[int]:
-    """At most `most` of so many rows, in order, the same for the same seed."""
-    return sorted(torch.randperm(rows, generator=torch.Generator().manual_seed(seed))[:most].tolist())
 
 
 def search(

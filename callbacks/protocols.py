@@ -188,14 +188,6 @@ class ExplainsWords(Protocol):
         """The key patches that B texts fetch, best first, but for those of these patients."""
 
 
-@runtime_checkable
-class HasReferenceImages(Protocol):
-    """A datamodule that can give real images of patients who are not in the test split."""
-
-    def reference_images(self, n: int, *, seed: int) -> Tensor:
-        """Float [n,1,H,W] in [-1,1] of n different training images, the same for the same n and seed."""
-
-
 class SplitDataset(Protocol):
     """The images of one split, in a fixed order, read when they are asked for; the same on every rank."""
 
@@ -204,6 +196,14 @@ class SplitDataset(Protocol):
 
     def __getitem__(self, chosen: Sequence[int]) -> Batch:
         """The batch of these rows, in the order in which they are named."""
+
+
+@runtime_checkable
+class HasReferenceImages(Protocol):
+    """A datamodule that can give real images of patients who are not in the test split."""
+
+    def reference_dataset(self, n: int, *, seed: int) -> SplitDataset:
+        """Of n different training images, the same for the same n and seed; of all where there are fewer."""
 
 
 @runtime_checkable

@@ -17,6 +17,7 @@ from callbacks.metrics.bank import RowBank, Rows, id_hash
 from callbacks.metrics.niqe import FEATURES, SHARP, NaturalModel, fit, niqe, patch_features, read_model, sharp
 from callbacks.metrics.pairs import grouped_mean
 from callbacks.protocols import HasReferenceImages
+from callbacks.reading import read_images
 from datamodules.manifest import Batch
 
 SIDES = ("output", "real", "blur", "noise")
@@ -34,7 +35,7 @@ class NaturalQuality(Callback):
 
     Args:
         patch: pixels, even; at least two have to fit into a side.
-        fit_images: real training images that the model is fitted to, by `trainer.datamodule.reference_images`.
+        fit_images: real training images that the model is fitted to, by `trainer.datamodule.reference_dataset`.
         model: `modelparameters.mat` of NIQE's authors, a model of photographs, instead; needs `patch: 96`.
         output: the key of the images in what `test_step` returns.
         prefix: of the metric names.
@@ -118,26 +119,24 @@ class NaturalQuality(Callback):
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, HasReferenceImages):
             raise ValueError(
-                f"{self.prefix}/niqe: the datamodule has no reference_images(n, seed) to fit the model to; use "
+                f"{self.prefix}/niqe: the datamodule has no reference_dataset(n, seed) to fit the model to; use "
                 "CXRDataModule, or give the path of a model"
             )
-        images = data.reference_images(self.fit_images, seed=self.seed)
+        dataset = data.reference_dataset(self.fit_images, seed=self.seed)
         bank = RowBank(FEATURES + 1).to(module.device)
         bank.start()
-        ids = [f"reference-{i}" for i in range(len(images))]
-        for start in range(trainer.global_rank * CHUNK, len(images), trainer.world_size * CHUNK):
-            names = ids[start : start + CHUNK]
-            chunk = check_images(images[start : start + CHUNK], what="reference", ids=names)
-            patches = patch_features(chunk, patch=self.patch)
+        own = range(trainer.global_rank, len(dataset), trainer.world_size)
+        for images, _, places in read_images(dataset, own, device=module.device, what="reference", block=CHUNK):
+            patches = patch_features(images, patch=self.patch)
             kept = sharp(patches)
             rows = torch.cat([patches.features.nan_to_num(0.0), kept[..., None]], dim=-1).flatten(0, 1)
-            owners = [f"{name}/{at}" for name in names for at in range(kept.shape[1])]
+            owners = [f"reference-{place}/{at}" for place in places for at in range(kept.shape[1])]
             bank.update(rows.float().to(module.device), owners, owners)
         described = bank.compute().values
         model = fit(described[described[:, -1] == 1][:, :-1])
         self._fitted = {
             "model": "fitted to real training images",
-            "fit_images": len(images),
+            "fit_images": len(dataset),
             "fit_patches": int(described[:, -1].sum()),
             "fit_patches_not_sharp": int((described[:, -1] == 0).sum()),
             "sharper_than": SHARP,

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import torch
 from lightning.pytorch import LightningDataModule
 
 from datamodules.augment import augment, check_views, mirror
@@ -168,10 +167,10 @@ class CXRDataModule(LightningDataModule):
         """Float32 [N,14] of 1, 0, NaN: the labels of the training rows after `policy`."""
         return resolve_uncertain(self.manifest.labels()[self._train_rows()], policy=self.policy)
 
-    def reference_images(self, n: int, *, seed: int) -> torch.Tensor:
-        """Float32 [n,1,H,W] in [-1,1] of n different training images, drawn by seed; all where there are fewer."""
-        dataset = self._dataset(self._train_rows())
-        return dataset.image(np.sort(np.random.default_rng(seed).permutation(len(dataset))[:n]))
+    def reference_dataset(self, n: int, *, seed: int) -> CXRDataset:
+        """Of n different training images, drawn by seed; of all where there are fewer."""
+        rows = self._train_rows()
+        return self._dataset(rows[np.sort(np.random.default_rng(seed).permutation(len(rows))[:n])])
 
     def split_dataset(self, split: str) -> CXRDataset:
         """All rows of a split, whatever `limit`: `len(it)`, and `it[[3, 1]]` is the batch of two of them."""

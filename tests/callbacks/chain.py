@@ -1,7 +1,7 @@
 """A tiny stage, datamodule and extractor, on which the callbacks' tests run real Trainers."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -79,12 +79,28 @@ class UnpaddedSampler(Sampler[int]):
         return iter(self.indices)
 
 
+class Pictures:
+    """As CXRDataset: images that are read when they are asked for; counts the largest batch of them."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images, self.largest = images, 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, chosen: Sequence[int]) -> dict[str, Any]:
+        self.largest = max(self.largest, len(chosen))
+        return {"image": self.images[list(chosen)], "image_id": [f"training-{i}" for i in chosen]}
+
+
 class TinyData(pl.LightningDataModule):
     def __init__(
         self, n: int = 37, *, batch_size: int = 5, reference: int | None = None, broken: int | None = None
     ) -> None:
         super().__init__()
         self.n, self.batch_size, self.reference, self.broken = n, batch_size, reference, broken
+        self.broken_reference: int | None = None
+        self.given: list[Pictures] = []  # of each time that it was asked for reference images
 
     @property
     def manifest(self) -> Manifest:
@@ -116,9 +132,15 @@ class TinyData(pl.LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         return self.test_dataloader()
 
+    def reference_dataset(self, n: int, *, seed: int) -> "Pictures":
+        images = self.reference_images(n if self.reference is None else self.reference, seed)
+        if self.broken_reference is not None:
+            images[self.broken_reference, 0, 1, 2] = torch.nan
+        self.given.append(Pictures(images))
+        return self.given[-1]
+
     def reference_images(self, n: int, seed: int) -> Tensor:
-        given = n if self.reference is None else self.reference
-        return Images(given, seed=1000 + seed).image
+        return Images(n, seed=1000 + seed).image
 
 
 class TinyStage(pl.LightningModule):

@@ -71,7 +71,7 @@ def test_what_it_cannot_draw_is_refused_before_the_test(tmp_path: Path):
     with pytest.raises(TypeError, match="TinyStage has no codebook; CodeAtlas belongs"):
         trainer(tmp_path, [CodeAtlas()]).test(TinyStage(), TinyData(4), verbose=False)
     loader = TinyData(4).train_dataloader()
-    with pytest.raises(ValueError, match=r"the datamodule has no reference_images\(n, seed\)"):
+    with pytest.raises(ValueError, match=r"the datamodule has no reference_dataset\(n, seed\)"):
         trainer(tmp_path, [CodeAtlas()]).test(TinyCodebook(), loader, verbose=False)
     with pytest.raises(ValueError, match="images 0, codes 16"):
         CodeAtlas(images=0)

@@ -311,11 +311,16 @@ def test_unreadable_image_stops_with_its_name(make, root):
 
 def test_reference_images_are_train_only_and_seeded(make):
     data = make()
-    images = data.reference_images(16, seed=0)
+    dataset = data.reference_dataset(16, seed=0)
+    assert len(dataset) == len(data.reference_dataset(99, seed=0)) == 16
+    images = dataset[range(16)]["image"]
     assert images.shape == (16, 1, 8, 8)
     levels = ((images[:, 0, 0, 0] + 1) * 127.5).round().int().tolist()
     assert sorted(levels) == [10 * n for n in range(16)]
-    torch.testing.assert_close(data.reference_images(3, seed=1), make().reference_images(3, seed=1))
+    three = data.reference_dataset(3, seed=1)[[0, 1, 2]]
+    again = make().reference_dataset(3, seed=1)[[2]]
+    assert three["image_id"][2:] == again["image_id"]
+    assert torch.equal(three["image"][2:], again["image"])
 
 
 def test_workers_read_the_same(make):
