@@ -17,6 +17,7 @@ from callbacks.privacy import PrivacyGate
 from callbacks.progress import ProgressLine
 from callbacks.quality import NaturalQuality
 from callbacks.similarity import MultiScaleSimilarity
+from callbacks.training_evaluation import TrainingEvaluation
 from callbacks.utility import SyntheticUtility
 
 __all__ = [
@@ -37,5 +38,6 @@ __all__ = [
     "SampleDiversity",
     "SampleGrid",
     "SyntheticUtility",
+    "TrainingEvaluation",
     "WordHeatMaps",
 ]

@@ -172,6 +172,30 @@ def tested_with(chain: Chain, folder: Path, experiment: str, changes: dict, *ext
     return yaml.safe_load((folder / "metrics.json").read_text())
 
 
+def test_a_training_is_evaluated_and_its_best_weights_are_kept(chain: Chain, tmp_path: Path) -> None:
+    config = yaml.safe_load((ROOT / "configs/generator.yaml").read_text())
+    callbacks = [one for one in config["trainer"]["callbacks+"] if one["class_path"] != "SampleGrid"]
+    for callback in callbacks:
+        callback["init_args"]["extractor"]["init_args"]["ckpt"] = str(chain.path("classifier"))
+    override = tmp_path / "callbacks.yaml"
+    override.write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
+    arguments = chain.arguments("fit", "generator", f"--run_dir={tmp_path}", "--trainer.max_epochs=5")
+    position = arguments.index("--trainer.callbacks=[]")
+    shipped = str(ROOT / "configs/experiment/training-evaluation.yaml")
+    trainer = main([*arguments[:position], "-c", str(override), "-c", shipped, *arguments[position + 1 :]]).trainer
+    written = {
+        path.parent.name: yaml.safe_load(path.read_text()) for path in (tmp_path / "in_training").glob("*/figures.json")
+    }
+    assert set(written) == {"epoch-1", "epoch-3"}
+    scores = {epoch: figures["in_training/generator/fid"] for epoch, figures in written.items()}
+    assert float(trainer.checkpoint_callback.best_model_score) == pytest.approx(min(scores.values()))
+    best = min(scores, key=scores.__getitem__)
+    assert Path(trainer.checkpoint_callback.best_model_path).name.startswith(best.replace("-", "="))
+    assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
+    assert written[best]["in_training/generator/loss"] > 0
+    assert "in_training/classifier/auroc_findings" in written[best]
+
+
 @pytest.mark.parametrize("file", BY_FOLDER["trainer"])
 def test_trainer_configs_make_a_trainer(
     chain: Chain, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
