@@ -151,6 +151,19 @@ def test_jackknife_error_keeps_patients_together():
     assert sum(by_image) < 0.75 * sum(by_patient)
 
 
+@pytest.mark.parametrize("d", [3, 58, 70])
+def test_jackknife_is_that_of_the_sets_with_each_part_left_out(d: int):
+    """Of 60 rows in 20 parts of patients: more rows than features, fewer without a part, and fewer at all."""
+    x, y = draw(60, d, seed=1) + 5, draw(60, d, seed=2) + 6
+    part = torch.arange(60) // 3
+    whole = frechet_distance(moments(x), moments(y))
+    left = [frechet_distance(moments(x[part != fold]), moments(y[part != fold])) for fold in range(20)]
+    pseudo = 20 * whole - 19 * torch.tensor(left, dtype=torch.float64)
+    found = jackknife(x, y, part)
+    assert found.infinity == pytest.approx(pseudo.mean().item(), rel=1e-8)
+    assert found.error == pytest.approx(math.sqrt(pseudo.var().item() / 20), rel=1e-6)
+
+
 def test_jackknife_error_of_too_few_is_no_number():
     x = draw(10, 2, seed=0)
     assert all(math.isnan(value) for value in jackknife(x, x + 1, torch.arange(10) // 5))
@@ -167,6 +180,20 @@ def test_kid_by_hand_and_against_torchmetrics():
     assert math.isnan(by_hand.std)
     x, y = draw(40, 6, seed=1).double(), draw(40, 6, seed=2).double() + 0.4
     assert kid(x, y).mean == pytest.approx(poly_mmd(x, y).item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("subsets", [3, 60])
+def test_kid_over_subsets_is_the_mean_of_their_kids(subsets: int):
+    """Few subsets have their own kernels, many share one."""
+    x, y = draw(90, 5, seed=0), draw(70, 5, seed=1) + 0.3
+    generator = torch.Generator().manual_seed(4)
+    values = []
+    for _ in range(subsets):
+        i, j = (torch.randperm(len(z), generator=generator)[:20] for z in (x, y))
+        values.append(kid(x[i], y[j]).mean)
+    found = kid(x, y, subset_size=20, subsets=subsets, seed=4)
+    assert found.mean == pytest.approx(sum(values) / subsets, rel=1e-12)
+    assert found.std == pytest.approx(float(np.std(values, ddof=1)), rel=1e-9)
 
 
 def test_kid_over_subsets_is_unbiased_and_repeatable():
