@@ -254,7 +254,8 @@ class FrozenFindingClassifier(nn.Module):
     def __init__(self, ckpt: str) -> None:
         super().__init__()
         checkpoint = stages.open_stage(ckpt, stage=STAGE)
-        network = FindingNetwork(stages.as_config(ClassifierConfig, checkpoint.config["network"]))
+        with stages.drawn_apart():
+            network = FindingNetwork(stages.as_config(ClassifierConfig, checkpoint.config["network"]))
         network.load_state_dict(checkpoint.weights("network."))
         self.digest = checkpoint.digest
         self.num_features = network.config.num_features

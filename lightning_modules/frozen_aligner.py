@@ -36,8 +36,9 @@ class FrozenAligner(nn.Module):
         super().__init__()
         self.digest = stages.open_stage(ckpt, stage=STAGE).digest
         checkpoint = stages.load_checkpoint(ckpt)
-        module = WordPatchAligner(checkpoint["hyper_parameters"]["network"])
-        module.on_load_checkpoint(checkpoint)
+        with stages.drawn_apart():
+            module = WordPatchAligner(checkpoint["hyper_parameters"]["network"])
+            module.on_load_checkpoint(checkpoint)
         module.load_state_dict(checkpoint["state_dict"])
         assert module.network is not None
         assert module.tokenizer is not None

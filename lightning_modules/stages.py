@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import pickle
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -164,6 +165,14 @@ def as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
         if isinstance(value, Mapping)
         else value
     )
+
+
+def drawn_apart() -> AbstractContextManager[None]:
+    """Around the making of a network whose weights are loaded: the random numbers of its first ones are given back.
+
+    Else a training would begin with other weights where a callback that only measures has such a network.
+    """
+    return torch.random.fork_rng(devices=[])
 
 
 class Frozen(nn.Module):

@@ -150,7 +150,9 @@ def test_it_learns_sixteen_images_and_reports_what_can_be_known(trained):
 def test_the_frozen_classifier_equals_the_trained_one_and_stays_frozen(trained):
     module, _, path = trained
     image = torch.stack([row["image"] for row in images(4)])
+    before = torch.random.get_rng_state()
     frozen = FrozenFindingClassifier(str(path))
+    assert torch.equal(torch.random.get_rng_state(), before)
     frozen.train()
     assert not any(part.training for part in frozen.frozen.modules())
     assert not any(p.requires_grad for p in frozen.parameters())

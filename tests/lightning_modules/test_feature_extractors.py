@@ -1,11 +1,9 @@
 """Published extractors with small or random weights on disk: what they compute, and what they say where files lack."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import torch_fidelity.feature_extractor_inceptionv3 as inception
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -15,6 +13,7 @@ from callbacks.metrics.frechet import frechet_distance, moments
 from callbacks.protocols import as_feature_extractor
 from lightning_modules.feature_extractors import FrozenInception, FrozenVisionModel, FrozenXRVDenseNet
 from tests.lightning_modules import tiny_encoders
+from tests.lightning_modules.random_inception import write_random_inception
 
 
 def images(count: int = 3, side: int = 64) -> Tensor:
@@ -24,23 +23,15 @@ def images(count: int = 3, side: int = 64) -> Tensor:
 @pytest.fixture(scope="module")
 def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Inception with random weights, in the format of the published file."""
-
-    class Bare(inception.FeatureExtractorInceptionV3):
-        def load_state_dict(self, *_: Any, **__: Any) -> Any:
-            return None
-
-    path = tmp_path_factory.mktemp("inception") / "weights.pth"
-    torch.save({}, path)
-    torch.manual_seed(0)
-    network = Bare("random", ["2048"], str(path))
-    torch.save(network.state_dict(), path)
-    return path
+    return write_random_inception(tmp_path_factory.mktemp("inception") / "weights.pth")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_inception_is_that_of_torchmetrics(inception_weights: Path) -> None:
+    before = torch.random.get_rng_state()
     extractor = as_feature_extractor(FrozenInception(str(inception_weights)))
+    assert torch.equal(torch.random.get_rng_state(), before)  # a measure must not change a training's first weights
     a, b = images(), images() * 0.5
     reference = FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=str(inception_weights))
     reference.set_dtype(torch.float64)
@@ -56,7 +47,9 @@ def test_xrv_sees_images_as_the_package_serves_them(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = package.models.DenseNet(weights=None, num_classes=3).eval()
     torch.save(network.state_dict(), tmp_path / "xrv.pt")
+    before = torch.random.get_rng_state()
     extractor = as_feature_extractor(FrozenXRVDenseNet(str(tmp_path / "xrv.pt")))
+    assert torch.equal(torch.random.get_rng_state(), before)
     given = images(2, 224)
     served = package.datasets.normalize((given.numpy() + 1) / 2, maxval=1)
     with torch.no_grad():
@@ -73,7 +66,9 @@ def test_xrv_sees_images_as_the_package_serves_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("kind", "width"), [("vit", 16), ("dinov2", 16), ("clip", 16), ("resnet", 16), ("swin", 16)])
 def test_a_vision_model_gives_its_pooled_output(tmp_path: Path, kind: str, width: int) -> None:
     folder = tiny_encoders.vision(tmp_path / kind, kind, processor=tiny_encoders.HALF)
+    before = torch.random.get_rng_state()
     extractor = as_feature_extractor(FrozenVisionModel(str(folder), resolution=32))
+    assert torch.equal(torch.random.get_rng_state(), before)
     assert extractor.num_features == width
     mean, std = (torch.tensor(tiny_encoders.HALF[key])[:, None, None] for key in ("image_mean", "image_std"))
     network = AutoModel.from_pretrained(folder).eval()

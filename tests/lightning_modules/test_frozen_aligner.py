@@ -29,7 +29,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, WordPatchAlign
 
 def test_its_figures_are_those_of_the_network(made: tuple[Path, WordPatchAligner, CXRDataModule]) -> None:
     path, module, served = made
+    before = torch.random.get_rng_state()
     frozen = FrozenAligner(str(path))
+    assert torch.equal(torch.random.get_rng_state(), before)
     frozen.train()
     assert not frozen.network.training
     assert not any(p.requires_grad for p in frozen.parameters())
