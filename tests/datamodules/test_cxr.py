@@ -307,6 +307,8 @@ def test_unreadable_image_stops_with_its_name(make, root):
     (root / "r7.png").write_bytes(b"\x89PNG broken")
     with pytest.raises(ValueError, match=r"1 of 24 images cannot be read:\n  image r7: .*r7.png: cannot be read"):
         make().prepare_data()
+    with pytest.raises(ValueError, match=r"r7\.png: cannot be read"):
+        make(store="files").reference_dataset(16, seed=0)[range(16)]
 
 
 def test_reference_images_are_train_only_and_seeded(make):
