@@ -21,8 +21,8 @@ from callbacks.metrics.memorisation import exact_distances, matched_prompts, own
 from callbacks.metrics.pairs import mean_of
 from callbacks.metrics.ranks import from_all_ranks
 from callbacks.metrics_json import write_json
-from callbacks.privacy_search import drawn
 from callbacks.protocols import FeatureExtractor, HasSplits, SplitDataset, as_feature_extractor
+from callbacks.reading import drawn
 from datamodules.manifest import Batch
 from datamodules.reports.labels import FINDINGS
 
