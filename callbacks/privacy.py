@@ -148,7 +148,8 @@ class PrivacyGate(Callback):
         )  # fmt: skip
         count = len(made.ids)
         of_made = {name: distances[:count] for name, distances in found.distances.items()}
-        of_held, twins = without_twins({name: distances[count:] for name, distances in found.distances.items()})
+        of_held = {name: distances[count:] for name, distances in found.distances.items()}
+        of_held, twins = without_twins(of_held, whole=(PIXEL, *self.spaces))
         alarm = set_alarm(of_held, rate=self.false_alarms, confidence=self.confidence)
         below, false = raised(alarm, of_made), raised(alarm, of_held)
         copies = {name: one < self.copy_ratio * of_held[name].min() for name, one in of_made.items()}
