@@ -27,6 +27,20 @@ def test_a_copy_is_at_0_although_the_features_are_large():
     assert distances.item() == 0
 
 
+def test_no_copy_is_missed_among_neighbours_that_the_product_cannot_tell_from_it():
+    """Features of norm 1,000, each with a copy and 30 neighbours at 0.01: the product's rounding is 0.1 of d²."""
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.nn.functional.normalize(torch.randn(40, 64, generator=generator)) * 1000
+    near = torch.nn.functional.normalize(torch.randn(40, 30, 64, generator=generator), dim=-1) * 0.01
+    others = torch.cat([(queries[:, None] + near).flatten(0, 1), queries])[torch.randperm(1240, generator=generator)]
+    distances, places = nearest_rows(queries, others, k=1)
+    assert distances.eq(0).all()
+    assert torch.equal(others[places[:, 0]], queries)
+    expected = torch.cdist(queries.double(), others.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    found = nearest_rows(queries, others, k=5)[0]
+    torch.testing.assert_close(found.double(), expected.topk(5, largest=False).values, rtol=1e-5, atol=1e-6)
+
+
 def test_blocks_and_ranks_give_what_one_block_gives():
     queries, others = rows()
     whole = Nearest(7, k=3)
