@@ -20,10 +20,10 @@ from callbacks.metrics.false_alarms import Alarm, check_count, raised, scores, s
 from callbacks.metrics.memorisation import membership
 from callbacks.metrics.nearest import least_distances
 from callbacks.metrics.ranks import from_all_ranks
-from callbacks.metrics.registration import FINE, SLOW, SMOOTH
+from callbacks.metrics.registration import FINE, SHARP, SHARP_SLOW, SHARP_SMOOTH
 from callbacks.privacy_files import Finding, pairs_picture, write_findings
 from callbacks.privacy_search import PATCH, PIXEL, Collected, Gatherer, search
-from callbacks.protocols import FeatureExtractor, HasSplits, SplitDataset, as_feature_extractor
+from callbacks.protocols import FeatureExtractor, HasSplits, Redraws, SplitDataset, as_feature_extractor
 from callbacks.reading import drawn, read_images
 from datamodules.manifest import Batch
 
@@ -40,7 +40,8 @@ class PrivacyGate(Callback):
     """Judges the images of a test, and logs with `<p>` = `<prefix>/privacy` what it found.
 
     The detectors are "pixel" (the distance after registration), "patch" (copied parts) and the name of each extractor
-    (distance of features).
+    (distance of features). Where the module can redraw images (`protocols.Redraws`), "pixel" compares an image also
+    with its nearest training image as the module's decoder would draw it.
 
     - `<p>_flagged`: share of the images whose distance to the nearest training image is below a threshold, of any
       detector; `<p>_flagged/<detector>`: of this one.
@@ -142,8 +143,9 @@ class PrivacyGate(Callback):
         if not made.ids:
             raise ValueError(f"{self.prefix}/privacy: no image was tested")
         training = data.split_dataset("train")
+        redraw = pl_module.redraw if isinstance(pl_module, Redraws) else None
         found = search(
-            training, made, held, spaces=self.spaces, candidates=self.candidates, seed=self.seed,
+            training, made, held, spaces=self.spaces, candidates=self.candidates, redraw=redraw, seed=self.seed,
             rank=trainer.global_rank, world=trainer.world_size, device=pl_module.device,
         )  # fmt: skip
         count = len(made.ids)
@@ -170,7 +172,7 @@ class PrivacyGate(Callback):
             for end, value in zip(("", "_low", "_high"), figures, strict=True):
                 values[f"{base}_membership/{name}{end}"] = value
         log_equal(pl_module, values)
-        self._state(alarm, made, held, len(training))
+        self._state(alarm, made, held, len(training), redrawn=redraw is not None)
         left_out = [name for name, twin in zip(held.ids, twins.tolist(), strict=True) if twin]
         self._protocol["held_out"] |= {"n": alarm.n, "twins_of_training_images": left_out}
         scored = scores(alarm, of_made)
@@ -242,7 +244,7 @@ class PrivacyGate(Callback):
             picture = pairs_picture(made, real, [one for one, _ in shown], thresholds=alarm.thresholds)
             publish_picture(picture, trainer, name="privacy", key="privacy")
 
-    def _state(self, alarm: Alarm, made: Collected, held: Collected, training: int) -> None:
+    def _state(self, alarm: Alarm, made: Collected, held: Collected, training: int, *, redrawn: bool) -> None:
         self._protocol = {
             "extractors": {name: describe(one) for name, one in self.spaces.items()},
             "output": self.output,
@@ -256,7 +258,14 @@ class PrivacyGate(Callback):
             "allowed": self.allowed,
             "copy_ratio": self.copy_ratio,
             "close": f"below the quantile {CLOSE} of the held-out distances",
-            "pixel": {"side": FINE, "smooth": SMOOTH, "slow": SLOW, "candidates": self.candidates},
+            "pixel": {
+                "aligned": FINE,
+                "compared": SHARP,
+                "smooth": SHARP_SMOOTH,
+                "slow": SHARP_SLOW,
+                "candidates": self.candidates,
+                "redrawn": redrawn,
+            },
             "patch": {"side": FINE, "window": WINDOW, "shift": SHIFT, "floor": FLOOR},
             "seed": self.seed,
         }

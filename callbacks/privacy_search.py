@@ -5,7 +5,7 @@ the nearest so far. So memory grows with the queries and not with the training s
 candidates of the pixel detector are read again, to be aligned. Q queries, C windows an image.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,7 +16,17 @@ from callbacks.metrics.bank import RowBank, id_hash
 from callbacks.metrics.copied_patches import patch_scores, shifted_windows, window_distances, windows
 from callbacks.metrics.nearest import Nearest, least_distances, nearest_rows
 from callbacks.metrics.ranks import from_all_ranks
-from callbacks.metrics.registration import COARSE, FINE, coarse, coarse_distances, fine, registered_distance
+from callbacks.metrics.registration import (
+    COARSE,
+    FINE,
+    SHARP,
+    aligned,
+    coarse,
+    coarse_distances,
+    fine,
+    placed_distance,
+    sharp,
+)
 from callbacks.protocols import FeatureExtractor, SplitDataset
 from callbacks.reading import BLOCK, drawn, read_images
 
@@ -24,13 +34,14 @@ PAIRS = 256  # aligned at a time
 PIXEL, PATCH = "pixel", "patch"
 
 Spaces = Mapping[str, FeatureExtractor]
+Redraw = Callable[[Tensor], Tensor]  # see protocols.Redraws
 
 
 class Collected(NamedTuple):
     """A set of N images as all ranks see it, in the order of their ids' hashes."""
 
     ids: list[str]
-    rows: dict[str, Tensor]  # "coarse", "fine" and the names of the extractors → float32 [N,D]
+    rows: dict[str, Tensor]  # "coarse", "fine", "sharp" and the names of the extractors → float32 [N,D]
 
 
 class Found(NamedTuple):
@@ -52,7 +63,8 @@ class Gatherer:
 
     def __init__(self, spaces: Spaces, *, device: torch.device, what: str) -> None:
         self.spaces, self.what = spaces, what
-        widths = {"coarse": COARSE**2, "fine": FINE**2} | {name: int(one.num_features) for name, one in spaces.items()}
+        widths = {"coarse": COARSE**2, "fine": FINE**2, "sharp": SHARP**2}
+        widths |= {name: int(one.num_features) for name, one in spaces.items()}
         self.banks = {kind: RowBank(width).to(device) for kind, width in widths.items()}
         for bank in self.banks.values():
             bank.start()  # on the device, so that a rank without images gathers a tensor that its backend can send
@@ -75,7 +87,7 @@ class Gatherer:
 
 def rows_of(images: Tensor, ids: Sequence[str], *, spaces: Spaces, what: str) -> dict[str, Tensor]:
     """What the detectors compare of checked images [B,1,H,W], see `Collected.rows`."""
-    rows = {"coarse": coarse(images).flatten(1), "fine": fine(images).flatten(1)}
+    rows = {"coarse": coarse(images).flatten(1), "fine": fine(images).flatten(1), "sharp": sharp(images).flatten(1)}
     return rows | {name: extract(one, images, method="features", what=what, ids=ids) for name, one in spaces.items()}
 
 
@@ -86,6 +98,7 @@ def search(
     *,
     spaces: Spaces,
     candidates: int,
+    redraw: Redraw | None,
     seed: int,
     rank: int,
     world: int,
@@ -99,6 +112,7 @@ def search(
         held: the held-out images; also the number of training images whose membership is inferred.
         spaces: extractors by name.
         candidates: training images that each query is aligned with.
+        redraw: what draws the images; the training image that a query is nearest to is compared as it is and redrawn.
         seed: of the draw of members.
         rank: this process.
         world: number of processes, which share the training rows and the alignments.
@@ -132,7 +146,12 @@ def search(
             names = [ids[i] for i in chosen]
             inferred.update(torch.stack(least, dim=1) if least else rows["fine"].new_empty(len(names), 0), names, names)
     merged = {name: one.compute() for name, one in near.items()}
-    results = {PIXEL: _aligned(training, pictures, merged["candidates"][1], rank=rank, world=world)}
+    results = {
+        PIXEL: _registered(
+            training, pictures, queries["sharp"].unflatten(1, (SHARP, SHARP)), merged["candidates"][1],
+            redraw=redraw, rank=rank, world=world,
+        )
+    }  # fmt: skip
     distances, at = (side.view(-1, cells) for side in merged["windows"])
     usual = distances[len(made.ids) :].median(dim=0).values
     least_, cell = patch_scores(distances, usual)
@@ -146,24 +165,46 @@ def search(
     )
 
 
-def _aligned(
-    training: SplitDataset, pictures: Tensor, candidates: Tensor, *, rank: int, world: int
+def _registered(
+    training: SplitDataset,
+    pictures: Tensor,
+    larger: Tensor,
+    candidates: Tensor,
+    *,
+    redraw: Redraw | None,
+    rank: int,
+    world: int,
 ) -> tuple[Tensor, Tensor]:
-    """Distance and place of the nearest candidate after alignment, both [Q]; the ranks share the queries."""
+    """Distance of the candidate that is nearest after alignment, and its place, both [Q]; ranks share the queries.
+
+    A generator draws a training image only as well as its decoder can: that is what a redrawn candidate stands for.
+    """
     device, near = pictures.device, Nearest(len(pictures), k=1).to(pictures.device)
     step = max(1, PAIRS // candidates.shape[1])
     own = list(range(rank, len(pictures), world))
-    distances = torch.full(candidates.shape, torch.inf, device=device)
+    distances = torch.full((len(pictures), 1), torch.inf, device=device)
+    nearest = torch.full((len(pictures), 1), -1, device=device)
     for start in range(0, len(own), step):
         queries = own[start : start + step]
         wanted = candidates[queries]
         places, which = wanted.unique(return_inverse=True)
         # -1 stands for a candidate that there is not, where the split has fewer rows.
         real = places.clamp_min(0).tolist()
-        read = [fine(images) for images, _, _ in read_images(training, real, device=device, what="training")]
-        rows = torch.cat(read)[which.flatten()]
-        found = registered_distance(pictures[queries].repeat_interleave(wanted.shape[1], 0), rows).view(wanted.shape)
-        distances[queries] = found.masked_fill((wanted < 0).to(device), torch.inf)
-    near.update(distances, candidates.to(device))
-    least, places = near.compute()
-    return least[:, 0], places[:, 0]
+        read = [(images, ids) for images, ids, _ in read_images(training, real, device=device, what="training")]
+        images, names = torch.cat([part for part, _ in read]), [name for _, ids in read for name in ids]
+        rows = fine(images)[which.flatten()]
+        found, moved = aligned(pictures[queries].repeat_interleave(wanted.shape[1], 0), rows)
+        found = found.view(wanted.shape).masked_fill((wanted < 0).to(device), torch.inf)
+        first = found.argmin(1).cpu()
+        each = torch.arange(len(queries))
+        chosen = which[each, first].tolist()
+        looks = [images[chosen]]
+        if redraw is not None:
+            looks.append(check_images(redraw(looks[0]), what="redrawn training", ids=[names[i] for i in chosen]))
+        moved = moved.view(*wanted.shape, 3)[each, first]
+        as_placed = [placed_distance(larger[queries], sharp(look), moved) for look in looks]
+        distances[queries, 0] = torch.stack(as_placed).amin(0)
+        nearest[queries, 0] = wanted[each, first].to(device)
+    near.update(distances, nearest)
+    least, at = near.compute()
+    return least[:, 0], at[:, 0]

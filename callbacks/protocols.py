@@ -66,6 +66,14 @@ class DecodesRandom(Protocol):
         """Float [n,1,H,W] in [-1,1], the same for the same n and seed."""
 
 
+@runtime_checkable
+class Redraws(Protocol):
+    """A module that can draw an image only as well as its decoder can."""
+
+    def redraw(self, image: Tensor) -> Tensor:
+        """Float32 [B,1,H,W] in [-1,1] → the same images encoded and decoded."""
+
+
 class Quantizer(Protocol):
     """What gives latents their codes.
 

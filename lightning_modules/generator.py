@@ -234,6 +234,10 @@ class CXRGenerator(LightningModule):
         grid = self.network.config.grid
         return self.vqgan.decode(codes.view(-1, grid, grid)).float().clamp(-1, 1)
 
+    def redraw(self, image: Tensor) -> Tensor:
+        """Radiographs [B,1,H,W] in [-1,1] as the decoder draws them, which is as near as a sample comes to them."""
+        return self.decode(self.vqgan.encode(image).flatten(1))
+
     def decode_random(self, n: int, seed: int) -> Tensor:
         """Radiographs [n,1,H,W] of codes drawn uniformly: what the decoder alone would score."""
         config = self.network.config

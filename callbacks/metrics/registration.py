@@ -2,20 +2,28 @@
 
 A coarse search compares small grey pictures by masked normalised cross-correlation (NCC; Lewis, 1995) over a fixed set
 of placements, all training images at once by matrix products. The few best pairs are then aligned by the iteration of
-Lucas & Kanade (1981) for scale, shift, gain and offset. What they are compared by is what is left when the slow change
-of grey is taken away, since what all chests share lies in that; it is taken away after the alignment, within what both
-show, or a crop would change it. Q queries, N rows, P pixels a side, M pairs.
+Lucas & Kanade (1981) for scale, shift, gain and offset, and the nearest of them is compared on larger pictures: to move
+a small one costs it the detail that tells a copy from a look-alike. What pairs are compared by is what is left when the
+slow change of grey is taken away, since what all chests share lies in that; it is taken away after the alignment,
+within what both show, or a crop would change it. Q queries, N rows, P pixels a side, M pairs.
 
 A placement (a, x, y) says that the row's point u (in [-1,1] from edge to edge) shows the query's point a u + (x, y): a
 query that is a crop of the row has a > 1.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-COARSE, FINE = 16, 32  # pixels a side
+COARSE, FINE, SHARP = 16, 32, 64  # pixels a side: searched, aligned, compared
 SMOOTH, SLOW = 0.7, 4.0  # Gaussian σ in pixels of FINE: finer detail is noise or lost by a decoder, slower is anatomy
+SHARP_SMOOTH, SHARP_SLOW = 1.4, 4.0  # likewise in pixels of SHARP
+# Share of the side that is kept, how far its middle may lie from the image's, steps in each direction. The search has
+# no other way to a crop between two placements; the alignment finds its way from the nearest.
+SEARCHED = ((1.0, 0.04, 3), (0.96, 0.04, 3), (0.92, 0.08, 5), (0.88, 0.12, 7), (0.84, 0.16, 7), (0.8, 0.2, 9))
+STARTS = ((1.0, 0.04, 3), (0.94, 0.06, 3), (0.88, 0.12, 5), (0.82, 0.18, 5))
 ITERATIONS = (6, 8)  # on blurred pictures, whose slopes reach farther, then on sharp ones
 WIDE = 1.5  # σ of that blur
 COMPARED = 3  # last iterations whose result is looked at
@@ -25,10 +33,10 @@ SHIFT = 0.4  # largest of a placement
 EPSILON = 1e-8
 
 
-def placements() -> Tensor:
-    """Float32 [68,3]: whole images moved by up to 2 % of the side, and crops of 94, 88 and 82 % of it anywhere."""
+def placements(crops: Sequence[tuple[float, float, int]] = SEARCHED) -> Tensor:
+    """Float32 [L,3], see above: 222 for the search, 68 of `STARTS`."""
     found = []
-    for share, slack, steps in ((1.0, 0.04, 3), (0.94, 0.06, 3), (0.88, 0.12, 5), (0.82, 0.18, 5)):
+    for share, slack, steps in crops:
         line = torch.linspace(-slack, slack, steps).tolist()
         found += [(1 / share, x / share, y / share) for y in line for x in line]
     return torch.tensor(found)
@@ -42,6 +50,11 @@ def coarse(images: Tensor) -> Tensor:
 def fine(images: Tensor) -> Tensor:
     """Float [B,1,H,W] → float32 [B,FINE,FINE]."""
     return F.interpolate(images.float(), size=(FINE, FINE), mode="bilinear", antialias=True)[:, 0]
+
+
+def sharp(images: Tensor) -> Tensor:
+    """Float [B,1,H,W] → float32 [B,SHARP,SHARP]."""
+    return F.interpolate(images.float(), size=(SHARP, SHARP), mode="bilinear", antialias=True)[:, 0]
 
 
 def coarse_distances(queries: Tensor, rows: Tensor) -> Tensor:
@@ -60,8 +73,8 @@ def coarse_distances(queries: Tensor, rows: Tensor) -> Tensor:
     return (1 - best).clamp_min(0)
 
 
-def registered_distance(queries: Tensor, rows: Tensor) -> Tensor:
-    """1 - NCC of pairs where they are aligned, float32 [M] in [0,2].
+def aligned(queries: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """1 - NCC of pairs where they are aligned, float32 [M] in [0,2], and the placements [M,3] that align them.
 
     The alignment starts from the unmoved image and from the placement that fits best, and goes from blurred pictures to
     sharp ones. The nearest of the unmoved and the last pairs counts, so that a step too far does no harm.
@@ -71,13 +84,12 @@ def registered_distance(queries: Tensor, rows: Tensor) -> Tensor:
         rows: likewise, one a query.
     """
     queries, rows = (_gauss(x[:, None], sigma=SMOOTH)[:, 0] for x in (queries, rows))
-    places, pairs = placements().to(queries.device), len(queries)
+    places, pairs = placements(STARTS).to(queries.device), len(queries)
     blurred, blurred_rows = (_gauss(x[:, None], sigma=WIDE)[:, 0] for x in (queries, rows))
     halves = [F.avg_pool2d(x[:, None], 2) for x in (blurred, blurred_rows)]
     tried = [_correlation(*_placed(halves[0], one.expand(pairs, 3)), halves[1][:, 0]) for one in places]
-    starts = places[torch.stack(tried).argmax(0)]
-    still = torch.tensor([1.0, 0.0, 0.0], device=queries.device).expand(pairs, 3)
-    best = _likeness(queries, rows, still)
+    starts, still = places[torch.stack(tried).argmax(0)], _unmoved(queries)
+    best, best_place = _likeness(queries, rows, still, slow=SLOW), still
     for place in (still, starts):
         for pictures, target, steps in zip((blurred, queries), (blurred_rows, rows), ITERATIONS, strict=True):
             layers = _with_slopes(pictures)
@@ -85,15 +97,34 @@ def registered_distance(queries: Tensor, rows: Tensor) -> Tensor:
                 place = place + _step(layers, target, place)
                 place = torch.cat([place[:, :1].clamp(*SCALES), place[:, 1:].clamp(-SHIFT, SHIFT)], dim=1)
                 if pictures is queries and step >= steps - COMPARED:
-                    best = torch.maximum(best, _likeness(queries, rows, place))
-    return (1 - best).clamp(0, 2)
+                    found = _likeness(queries, rows, place, slow=SLOW)
+                    best_place = torch.where((found > best)[:, None], place, best_place)
+                    best = torch.maximum(best, found)
+    return (1 - best).clamp(0, 2), best_place
 
 
-def _likeness(queries: Tensor, rows: Tensor, place: Tensor) -> Tensor:
+def placed_distance(queries: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+    """1 - NCC of pairs as they are placed or, where that is nearer, unmoved: float32 [M] in [0,2].
+
+    Args:
+        queries: float32 [M,P,P], see `sharp`.
+        rows: likewise, one a query.
+        places: float32 [M,3], of `aligned`.
+    """
+    queries, rows = (_gauss(x[:, None], sigma=SHARP_SMOOTH)[:, 0] for x in (queries, rows))
+    likeness = [_likeness(queries, rows, place, slow=SHARP_SLOW) for place in (places, _unmoved(queries))]
+    return (1 - torch.maximum(*likeness)).clamp(0, 2)
+
+
+def _unmoved(queries: Tensor) -> Tensor:
+    return torch.tensor([1.0, 0.0, 0.0], device=queries.device).expand(len(queries), 3)
+
+
+def _likeness(queries: Tensor, rows: Tensor, place: Tensor, *, slow: float) -> Tensor:
     """NCC [M] of what is left of both without the slow change of grey, where both have pixels."""
     warped, inside = _placed(queries[:, None], place)
-    weight = _gauss(inside[:, None], sigma=SLOW, mode="constant").clamp_min(1e-3)
-    parts = [x - (_gauss((x * inside)[:, None], sigma=SLOW, mode="constant") / weight)[:, 0] for x in (warped, rows)]
+    weight = _gauss(inside[:, None], sigma=slow, mode="constant").clamp_min(1e-3)
+    parts = [x - (_gauss((x * inside)[:, None], sigma=slow, mode="constant") / weight)[:, 0] for x in (warped, rows)]
     return _correlation(parts[0], inside, parts[1])
 
 

@@ -4,7 +4,7 @@
       runs/demo/features/checkpoints/last.ckpt --codebook runs/codebook-1024/phantom/checkpoints/last.ckpt
 
 The synthetic set are real test images, and half of them again as the codebook draws them, to which training images are
-added: for each kind of copy as many as 5 % of the test split. Patients are in one split only (phantoms 2k and 2k + 1
+added: for each kind of copy as many as 5 % of the test split. The gate redraws by the same codebook. Patients are in one split only (phantoms 2k and 2k + 1
 are one patient), so a test image that is flagged is a false alarm. The thresholds are set on the validation split. With
 `--nih <folder>` the data are NIH ChestX-ray14 at 128 px.
 """  # noqa: E501
@@ -22,8 +22,8 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks.extraction import describe
-from callbacks.metrics.false_alarms import raised, set_alarm
-from callbacks.privacy_search import Gatherer, drawn, read_images, search
+from callbacks.metrics.false_alarms import raised, set_alarm, without_twins
+from callbacks.privacy_search import PIXEL, Gatherer, drawn, read_images, search
 from callbacks.protocols import as_feature_extractor
 from datamodules.cxr import CXRDataModule
 from lightning_modules.classifier import FrozenFindingClassifier
@@ -120,10 +120,12 @@ def measure(
             made.add(change(image, other, codec), [f"{kind}-planted-{source}"])
     all_made, all_held = made.gathered(), held.gathered()
     found = search(
-        training, all_made, all_held, spaces=spaces, candidates=8, seed=seed, rank=0, world=1, device=CPU
+        training, all_made, all_held, spaces=spaces, candidates=8, redraw=codec, seed=seed, rank=0, world=1, device=CPU
     )  # fmt: skip
     count = len(all_made.ids)
-    alarm = set_alarm({name: one[count:] for name, one in found.distances.items()}, rate=RATE)
+    of_held = {name: one[count:] for name, one in found.distances.items()}
+    of_held, twins = without_twins(of_held, whole=(PIXEL, *spaces))
+    alarm = set_alarm(of_held, rate=RATE)
     flags = raised(alarm, {name: one[:count] for name, one in found.distances.items()})
     flags["any"] = torch.stack(list(flags.values())).any(0)
 
@@ -137,7 +139,8 @@ def measure(
     decoded = rates([i for i, name in enumerate(ids) if name.startswith("decoded-") and "-planted-" not in name])
     return {
         "layout": data.manifest.source, "data_digest": data.manifest.digest(), "size": data.size, "seed": seed,
-        "training": len(training), "held_out": len(all_held.ids), "test": len(test), "planted_a_kind": planted,
+        "training": len(training), "held_out": len(all_held.ids), "twins": int(twins.sum()), "test": len(test),
+        "planted_a_kind": planted,
         "extractors": {name: describe(one) for name, one in spaces.items()},
         "expected_false_alarms": alarm.expected, "confidence": alarm.confidence, "thresholds": alarm.thresholds,
         "recall_of_copies": sum(whole) / len(whole), "recall": kinds,

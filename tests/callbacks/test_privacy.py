@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from callbacks.metrics.registration import placed_distance, sharp
 from callbacks.metrics_file import MetricsFile
 from callbacks.privacy import PrivacyAlarm, PrivacyGate
 from datamodules.reports.labels import FINDINGS
@@ -79,6 +80,17 @@ class CopyingStage(TinyStage):
         return {"synthetic": made}
 
 
+class CoarseDecoder(CopyingStage):
+    """Its decoder draws blocks of 2 × 2 pixels, and its copies are what that makes of training images."""
+
+    def redraw(self, image: Tensor) -> Tensor:
+        blocks = torch.nn.functional.avg_pool2d(image, 2)
+        return torch.nn.functional.interpolate(blocks, scale_factor=2, mode="nearest")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        return {"synthetic": self.redraw(super().test_step(batch, batch_idx)["synthetic"])}
+
+
 def gate(**kwargs: Any) -> PrivacyGate:
     return PrivacyGate([RandomProjection(), RandomProjection(num_features=9)], **kwargs)
 
@@ -114,6 +126,21 @@ def test_planted_copies_are_named_with_their_training_images(tmp_path: Path):
     assert stated["held_out"] == {"split": "validate", "n": 120, "twins_of_training_images": []}
     assert stated["thresholds"].keys() == set(names)
     assert stated["thresholds"] == written["thresholds"]
+
+
+def test_a_copy_is_compared_with_what_the_decoder_makes_of_its_training_image(tmp_path: Path):
+    trainer(tmp_path, [MetricsFile(), gate(fail=False)]).test(CoarseDecoder(copies=COPIED), SplitData(), verbose=False)
+    by_id = {one["image_id"]: one for one in json.loads((tmp_path / "privacy.json").read_text())["flagged"]}
+    training = pictures("train")
+    for name, row in COPIED.items():
+        pixel = by_id[name]["detectors"]["pixel"]
+        assert pixel["nearest_training_image"] == f"train-{row}"
+        assert pixel["distance"] < 1e-3 < pixel["threshold"]
+        drawn = CoarseDecoder().redraw(training[row : row + 1])
+        as_it_is = placed_distance(sharp(drawn), sharp(training[row : row + 1]), torch.tensor([[1.0, 0.0, 0.0]]))
+        assert float(as_it_is) > 0.01
+    stated = json.loads((tmp_path / "metrics.json").read_text())["protocol"]["metrics"]["generator/privacy_flagged"]
+    assert stated["pixel"]["redrawn"] is True
 
 
 def test_one_copy_fails_the_test_after_its_figures_are_written(tmp_path: Path):

@@ -58,6 +58,8 @@ def test_decoded_images_are_those_of_the_codebook(generator: CXRGenerator, chain
         assert torch.equal(generator.vqgan.state_dict()[name].float(), value.float()), name
     expected = generator.vqgan.decode(codes.view(1, 8, 8)).clamp(-1, 1)
     assert torch.allclose(generator.decode(codes), expected, atol=1e-5)
+    image = generator.decode(codes)
+    assert torch.equal(generator.redraw(image), generator.decode(generator.vqgan.encode(image).flatten(1)))
     assert generator.decode_random(5, seed=1).shape == (5, 1, 32, 32)
     assert torch.equal(generator.decode_random(5, seed=1), generator.decode_random(5, seed=1))
 
