@@ -99,6 +99,23 @@ def set_alarm(held_out: Mapping[str, Tensor], *, rate: float, confidence: float 
     return Alarm(thresholds, medians, scales, level, rank, n, rank / (n + 1), reached)
 
 
+def most_by_chance(n: int, *, rate: float, confidence: float = 0.95) -> int:
+    """The least c with P(Binomial(n, rate) <= c) >= confidence: more of n images are seldom flagged by chance.
+
+    Args:
+        n: images.
+        rate: of false alarms, in [0, 1).
+        confidence: see above.
+    """
+    if rate == 0:
+        return 0
+    reached, count = (1 - rate) ** n, 0
+    while reached < confidence and count < n:
+        count += 1
+        reached += _binomial(count, n=n, rate=rate)
+    return count
+
+
 def raised(alarm: Alarm, distances: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Detector → bool [Q]: which images are below its threshold."""
     # By the score, since the image at the threshold itself must not depend on how a logarithm rounds.
@@ -127,12 +144,10 @@ def _largest_rank(n: int, *, rate: float, confidence: float) -> int:
 
 def _binomial_below(rank: int, *, n: int, rate: float) -> float:
     """P(Binomial(n, rate) < rank)."""
-    logs = [
-        math.lgamma(n + 1)
-        - math.lgamma(i + 1)
-        - math.lgamma(n - i + 1)
-        + i * math.log(rate)
-        + (n - i) * math.log1p(-rate)
-        for i in range(rank)
-    ]
-    return math.fsum(math.exp(value) for value in logs)
+    return math.fsum(_binomial(i, n=n, rate=rate) for i in range(rank))
+
+
+def _binomial(count: int, *, n: int, rate: float) -> float:
+    """P(Binomial(n, rate) = count)."""
+    ways = math.lgamma(n + 1) - math.lgamma(count + 1) - math.lgamma(n - count + 1)
+    return math.exp(ways + count * math.log(rate) + (n - count) * math.log1p(-rate))

@@ -126,6 +126,8 @@ def test_planted_copies_are_named_with_their_training_images(tmp_path: Path):
     assert stated["held_out"] == {"split": "validate", "n": 120, "twins_of_training_images": []}
     assert stated["thresholds"].keys() == set(names)
     assert stated["thresholds"] == written["thresholds"]
+    assert stated["fails_above"] == {"flagged": 2, "rate": 0.01, "confidence": 0.95}  # of 37 at 1 %: .69, .95, .994
+    assert stated["figures"] == sorted(key for key in logged if "/privacy" in key)
 
 
 def test_a_copy_is_compared_with_what_the_decoder_makes_of_its_training_image(tmp_path: Path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from callbacks.metrics.false_alarms import check_count, raised, scores, set_alarm, without_twins
+from callbacks.metrics.false_alarms import check_count, most_by_chance, raised, scores, set_alarm, without_twins
 
 
 def draw(n: int, *, seed: int) -> dict[str, torch.Tensor]:
@@ -67,6 +67,12 @@ def test_a_held_out_twin_of_a_training_image_does_not_disarm_the_gate() -> None:
     for name in held:
         assert alarm.thresholds[name] == pytest.approx(clean.thresholds[name], rel=0.1)
         assert raised(alarm, {key: torch.tensor([0.0 if key == name else 1.5]) for key in held})[name].item()
+
+
+@pytest.mark.parametrize(("n", "rate"), [(37, 0.01), (64, 0.01), (64, 0.3), (5000, 0.01), (50, 0.9), (1, 0.97)])
+def test_more_than_chance_is_above_the_binomial_quantile(n: int, rate: float) -> None:
+    assert most_by_chance(n, rate=rate) == stats.binom.ppf(0.95, n, rate)
+    assert most_by_chance(n, rate=0.0) == 0
 
 
 def test_equal_parts_of_different_images_stay_in_the_alarm() -> None:
