@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from callbacks.extraction import extract
+from callbacks.extraction import check_images, extract
 from callbacks.metrics.bank import RowBank, id_hash
 from callbacks.metrics.copied_patches import patch_scores, shifted_windows, window_distances, windows
 from callbacks.metrics.nearest import Nearest, least_distances, nearest_rows
