@@ -10,15 +10,12 @@ are one patient), so a test image that is flagged is a false alarm. The threshol
 """  # noqa: E501
 
 import argparse
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from callbacks.extraction import describe
@@ -28,19 +25,13 @@ from callbacks.protocols import as_feature_extractor
 from datamodules.cxr import CXRDataModule
 from lightning_modules.classifier import FrozenFindingClassifier
 from lightning_modules.codebook import ImageCodebook
+from tests.benchmarks.ladders import jpeg
 from tests.benchmarks.record import write
 
 SHARE = 0.05
 RATE = 0.01
 CPU = torch.device("cpu")
 Change = Callable[[Tensor, Tensor, Callable[[Tensor], Tensor]], Tensor]  # of a training image, a test image, a codec
-
-
-def jpeg(image: Tensor, *, quality: int = 50) -> Tensor:
-    """Float [1,1,H,W] in [-1,1], stored with losses."""
-    file = io.BytesIO()
-    Image.fromarray(((image[0, 0] + 1) * 127.5).round().byte().numpy()).save(file, "JPEG", quality=quality)
-    return torch.from_numpy(np.asarray(Image.open(file)).copy()).float()[None, None] / 127.5 - 1
 
 
 def blurred(image: Tensor) -> Tensor:
