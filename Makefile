@@ -39,8 +39,8 @@ test-slow: .venv/installed ## DDP, resume and whole-chain tests, then the benchm
 	$(PYTEST_SPREAD) -m slow --ignore tests/benchmarks
 	$(PYTEST) -m slow tests/benchmarks
 
-benchmarks: .venv/installed ## speed and memory of the data layer, of writing, of quantisers, of the codebook's step, of clues and of the Fréchet distance, as JSON under runs/benchmarks/
-	for name in prepare_rate batches workers_memory doctor_rate generate packing quantizer codebook_step clues frechet; do $(PY) -m tests.benchmarks.$$name; done
+benchmarks: .venv/installed ## speed and memory of the data layer, of writing, of quantisers, of the codebook's step, of clues, of the Fréchet distance and of its callback, as JSON under runs/benchmarks/
+	for name in prepare_rate batches workers_memory doctor_rate generate packing quantizer codebook_step clues frechet callback_cost; do $(PY) -m tests.benchmarks.$$name; done
 
 lint: .venv/installed ## ruff, mypy, shellcheck
 	.venv/bin/ruff check .

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from callbacks.metrics.bank import Rows
 from callbacks.metrics.frechet import KernelDistance, frechet_distance, jackknife, kid, moments
-from callbacks.metrics.manifold import manifold
+from callbacks.metrics.manifold import manifold, radii
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +67,7 @@ def fidelity(
     """
     kernel, n = name.replace("fid", "kid"), len(real.values)
     at_real = moments(real.values)
-    distance = frechet_distance(at_real, moments(fake.values))
-    error, infinity = jackknife(real.values, fake.values, real.groups, folds=options.folds)
+    distance, error, infinity = jackknife(real.values, fake.values, real.groups, folds=options.folds)
     low = math.nan if math.isnan(error) else max(0.0, distance - 1.96 * error)
     values = {name: distance, f"{name}_n": float(n), f"{name}_low": low, f"{name}_high": distance + 1.96 * error}
     values[f"{name}_infinity"] = infinity
@@ -84,8 +83,9 @@ def fidelity(
     if "floor" in others:
         values[f"{kernel}_floor"] = _kid(real.values, others["floor"].values, options).mean
         sets["_floor"] = others["floor"]
+    of_real = radii(real.values.double(), neighbours=options.neighbours) if n > options.neighbours else None
     for ending, rows in sets.items():
-        shares = _manifold(real.values, rows.values, options)
+        shares = _manifold(real.values, rows.values, of_real, options)
         values |= {f"{key}{ending}": value for key, value in shares.items()}
     if n <= options.neighbours:
         few = f"{n} images for {options.neighbours} neighbours"
@@ -119,10 +119,10 @@ def _kid(x: Tensor, y: Tensor, options: FidelityOptions) -> KernelDistance:
     return kid(x, y, subset_size=options.kid_subset, seed=options.seed)
 
 
-def _manifold(real: Tensor, fake: Tensor, options: FidelityOptions) -> dict[str, float]:
-    if len(real) <= options.neighbours:
+def _manifold(real: Tensor, fake: Tensor, of_real: Tensor | None, options: FidelityOptions) -> dict[str, float]:
+    if of_real is None:
         return dict.fromkeys(("precision", "recall", "density", "coverage"), math.nan)
-    return manifold(real, fake, neighbours=options.neighbours)._asdict()
+    return manifold(real, fake, neighbours=options.neighbours, real_radii=of_real)._asdict()
 
 
 def _rank_warning(n: int, width: int) -> str | None:

@@ -32,8 +32,9 @@ class Moments(NamedTuple):
 
 
 class Jackknife(NamedTuple):
-    """What leaving out patients tells of a Fréchet distance."""
+    """A Fréchet distance, and what leaving out patients tells of it."""
 
+    distance: float
     error: float  # its standard error
     infinity: float  # the distance less its bias of 1/N; may be negative, for it is unbiased around 0
 
@@ -120,39 +121,38 @@ def jackknife(x: Tensor, y: Tensor, groups: Tensor, *, folds: int = 20) -> Jackk
     above it where N < D; a single value scatters by about 20 % of itself.
 
     Returns:
-        NaN for fewer than 3 patients or 6 images, of which no spread can be told.
+        Error and infinity are NaN for fewer than 3 patients or 6 images, of which no spread can be told.
     """
+    of_x, of_y = moments(x), moments(y)
+    whole = frechet_distance(of_x, of_y)
     _, patient = torch.unique(groups, return_inverse=True)
     patients = int(patient.max()) + 1 if len(patient) else 0
     folds = min(folds, patients)
     if folds < 3 or len(x) < 6:
-        return Jackknife(math.nan, math.nan)
+        return Jackknife(whole, math.nan, math.nan)
     part = patient * folds // patients
-    whole = frechet_distance(moments(x), moments(y))
-    without = _Parted(x, part), _Parted(y, part)
+    without = _Parted(x, of_x, part), _Parted(y, of_y, part)
     pseudo, weights = [], []
     for fold in range(folds):
         kept = part != fold
         if int(kept.sum()) < 2:
-            return Jackknife(math.nan, math.nan)
+            return Jackknife(whole, math.nan, math.nan)
         h = len(x) / int((~kept).sum())
         pseudo.append(h * whole - (h - 1) * frechet_distance(*(side.without(fold) for side in without)))
         weights.append(h)
     value, h_all = torch.tensor(pseudo, dtype=torch.float64), torch.tensor(weights, dtype=torch.float64)
     centre = (value / h_all).sum()
     error = math.sqrt(((value - centre).square() / (h_all - 1)).mean().item())
-    return Jackknife(error, centre.item())
+    return Jackknife(whole, error, centre.item())
 
 
 class _Parted:
     """Moments of a set without one of its parts: a part's sums are taken from those of the whole, where N > D."""
 
-    def __init__(self, features: Tensor, part: Tensor) -> None:
-        self.features, self.part = features, part
-        x = features.detach().cpu().double()
-        self.mean = x.mean(0)
-        self.centred = x - self.mean
-        self.scatter = self.centred.T @ self.centred if len(x) > x.shape[1] else None
+    def __init__(self, features: Tensor, whole: Moments, part: Tensor) -> None:
+        self.features, self.part, self.mean = features, part, whole.mean
+        self.centred = features.detach().cpu().double() - self.mean
+        self.scatter = None if whole.covariance is None else whole.covariance * (whole.n - 1)
 
     def without(self, fold: int) -> Moments:
         left = self.centred[self.part == fold]

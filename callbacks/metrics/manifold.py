@@ -22,7 +22,7 @@ class Manifold(NamedTuple):
     coverage: float  # of the real images whose ball holds a made one
 
 
-def manifold(real: Tensor, fake: Tensor, *, neighbours: int = 5) -> Manifold:
+def manifold(real: Tensor, fake: Tensor, *, neighbours: int = 5, real_radii: Tensor | None = None) -> Manifold:
     """Compare float [N,D] with float [M,D].
 
     All four rise with k, and none but the density says anything without N: compare at equal N, M and k.
@@ -31,6 +31,7 @@ def manifold(real: Tensor, fake: Tensor, *, neighbours: int = 5) -> Manifold:
         real: features of real images.
         fake: of those that were made.
         neighbours: k.
+        real_radii: `radii` of the real images where they are known.
 
     Raises:
         ValueError: for sets of no more than k images.
@@ -41,7 +42,8 @@ def manifold(real: Tensor, fake: Tensor, *, neighbours: int = 5) -> Manifold:
             f"{len(real)} and {len(fake)}"
         )
     x, y = real.detach().double(), fake.detach().double()
-    real_radii, fake_radii = radii(x, neighbours=neighbours), radii(y, neighbours=neighbours)
+    real_radii = radii(x, neighbours=neighbours) if real_radii is None else real_radii
+    fake_radii = radii(y, neighbours=neighbours)
     in_real = torch.zeros(len(y), dtype=torch.long, device=y.device)  # balls of real images around each made one
     in_fake = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     covered = torch.zeros(len(x), dtype=torch.bool, device=x.device)

@@ -160,13 +160,17 @@ def test_jackknife_is_that_of_the_sets_with_each_part_left_out(d: int):
     left = [frechet_distance(moments(x[part != fold]), moments(y[part != fold])) for fold in range(20)]
     pseudo = 20 * whole - 19 * torch.tensor(left, dtype=torch.float64)
     found = jackknife(x, y, part)
+    assert found.distance == whole
     assert found.infinity == pytest.approx(pseudo.mean().item(), rel=1e-8)
     assert found.error == pytest.approx(math.sqrt(pseudo.var().item() / 20), rel=1e-6)
 
 
 def test_jackknife_error_of_too_few_is_no_number():
     x = draw(10, 2, seed=0)
-    assert all(math.isnan(value) for value in jackknife(x, x + 1, torch.arange(10) // 5))
+    found = jackknife(x, x + 1, torch.arange(10) // 5)
+    assert found.distance == pytest.approx(2.0)  # one apart in both features
+    assert math.isnan(found.error)
+    assert math.isnan(found.infinity)
     assert math.isnan(jackknife(x[:4], x[:4] + 1, torch.arange(4)).error)
 
 

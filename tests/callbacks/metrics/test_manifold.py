@@ -34,6 +34,8 @@ def test_equals_the_package(n: int, m: int, d: int, k: int, seed: int):
     real, fake = draw(n, d, seed=seed), draw(m, d, seed=seed + 1) * 0.8 + 0.3
     expected = compute_prdc(real.double().numpy(), fake.double().numpy(), nearest_k=k)
     assert manifold(real, fake, neighbours=k)._asdict() == pytest.approx(expected, abs=1e-9)
+    known = radii(real.double(), neighbours=k)
+    assert manifold(real, fake, neighbours=k, real_radii=known)._asdict() == pytest.approx(expected, abs=1e-9)
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch):
