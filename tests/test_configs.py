@@ -135,7 +135,7 @@ def test_the_evaluation_reads_draws_again_and_looks_at_the_grain(chain: Chain, t
 
 
 def test_sides_and_degrees_are_measured_on_a_generator(chain: Chain, tmp_path: Path) -> None:
-    written = tested_with(chain, tmp_path, "consistency", {"min_training": 3, "min_cases": 1})
+    written = figures_with(chain, tmp_path, "consistency", {"min_training": 3, "min_cases": 1})
     assert written["generator/consistency_side_cases"] > 0
     assert 0 <= written["generator/consistency_side_synthetic"] <= 1
     assert "Pleural Effusion" in written["protocol"]["metrics"]["generator/consistency_side"]["training"]["probes"]
@@ -148,7 +148,7 @@ def test_prompts_of_training_images_are_sampled_and_listed(chain: Chain, tmp_pat
         "--data.init_args.tokens=null",
         "--data.init_args.clues=null",
     )
-    written = tested_with(
+    written = figures_with(
         chain, tmp_path, "memorisation", {"prompts": 2, "alike": 1}, "--trainer.limit_test_batches=1", *more
     )
     assert 0 <= written["generator/memorisation_training"] <= 1
@@ -158,7 +158,7 @@ def test_prompts_of_training_images_are_sampled_and_listed(chain: Chain, tmp_pat
     )
 
 
-def tested_with(chain: Chain, folder: Path, experiment: str, changes: dict, *extra: str) -> dict:
+def figures_with(chain: Chain, folder: Path, experiment: str, changes: dict, *extra: str) -> dict:
     """What a generator's test with the one callback of an experiment's file writes, some of its options changed."""
     config = yaml.safe_load((ROOT / f"configs/experiment/{experiment}.yaml").read_text())
     (callback,) = config["trainer"]["callbacks+"]

@@ -97,7 +97,9 @@ def test_all_sides_are_trained_and_tested_on_the_same_data(
     assert figures["seed"] == 0
     assert figures["judge"] == figures["features"] == file_digest(str(chain.path("classifier")))
     for name, side in sides.items():
-        assert {*FIGURES, "steps", "seconds", "cpu_seconds", "parameters", "protocol"} == side.keys()
+        seen = {f"rfid_lite0{end}" for end in ("", "_low", "_high", "_blur")}
+        assert {*FIGURES, *seen, "steps", "seconds", "cpu_seconds", "parameters", "protocol"} == side.keys()
+        assert side["rfid_lite0_low"] <= side["rfid_lite0"] <= side["rfid_lite0_high"]
         assert abs(side["parameters"]["decoder"] / sides["ours"]["parameters"]["decoder"] - 1) < 0.1, name
         assert side["steps"] >= 1
         assert 1.2 <= side["seconds"] < 20
