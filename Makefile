@@ -258,6 +258,7 @@ runs/evaluation/$(1)/samples/samples/samples.csv: runs/$(1)/generator/fit.done
 
 # A gate that fails has written its figures: the card is made of them, then make stops.
 runs/evaluation/$(1)/evaluation.done: runs/evaluation/$(1)/samples/samples/samples.csv runs/$(1)/features/fit.done $(2) $$(MEASURES)
+	rm -f runs/evaluation/$(1)/generator/metrics.json
 	$$(PY) main.py test $(call stage_configs,$(1),generator) $(addprefix -c ,$(2)) --run_dir=runs/evaluation/$(1)/generator --ckpt_path=$$(call last,runs/$(1)/generator) || failed=$$$$?; \
 	  $$(PY) -m callbacks card runs/evaluation/$(1)/generator --title $(1) > runs/evaluation/$(1)/card.md; \
 	  $$(PY) -m callbacks runs/evaluation/$(1) | tee runs/evaluation/$(1)/table.txt; \
@@ -268,7 +269,19 @@ EXPERIMENT := configs/experiment
 $(eval $(call evaluation,demo,$(addprefix $(EXPERIMENT)/,evaluation.yaml privacy.yaml consistency.yaml memorisation.yaml utility.yaml)))
 $(eval $(call evaluation,nih,$(EXPERIMENT)/nih/evaluation.yaml))
 
-.PHONY: evaluation nih-evaluation
+# What the measures see and miss, on data whose answers are known, as JSON under runs/benchmarks/.
+PLANTED = --classifiers $(call last,runs/$(1)/classifier) $(call last,runs/$(1)/features) --codebook $(call last,runs/$(1)/codebook)
+runs/evaluation/measures.done: $(foreach s,classifier features codebook,runs/demo/$(s)/fit.done) $(MEASURES) $(wildcard tests/benchmarks/*.py)
+	$(PY) -m tests.benchmarks.fidelity_ladders $(if $(NIH),--nih $(NIH))
+	$(PY) -m tests.benchmarks.privacy_planted $(call PLANTED,demo)
+	$(if $(NIH),$(PY) -m tests.benchmarks.privacy_planted --nih $(NIH) $(call PLANTED,nih))
+	@mkdir -p $(@D); touch $@
+$(if $(NIH),runs/evaluation/measures.done: $(foreach s,classifier features codebook,runs/nih/$(s)/fit.done))
+
+.PHONY: evaluation nih-evaluation measures
+measures: .venv/installed ## do the measures of images move as they must? after make demo; with NIH=<folder> after make nih, too
+	$(MAKE) --no-print-directory runs/evaluation/measures.done
+
 evaluation: .venv/installed ## all figures of the demo's generator with their card
 	$(MAKE) --no-print-directory -j2 runs/evaluation/demo/evaluation.done
 

@@ -31,6 +31,9 @@ class ReportAlignment(Callback):
     - `<prefix>/alignment_<side>/{stated,denied,side}_flipped`: how many statements score above the same statement with
       its status, or its side, exchanged; .5 is chance. Of "real" and `output`. A kind that no report has is left out.
 
+    The aligner that made a generator's clues is no neutral judge of it: what it takes for a match it has asked for. One
+    of another seed is less partial.
+
     An aligner that learnt no degrees, as this project's, tells nothing of severity.
 
     Args:

@@ -94,12 +94,13 @@ def _cell(text: object) -> str:
 
 def _notes(figure: Figure) -> list[str]:
     floor = [f"floor {number(figure.floor)}"] if figure.floor is not None else []
+    chance = [f"chance {number(figure.chance)}"] if figure.chance is not None else []
     count = [f"N={figure.n}"] if figure.n else []
-    return floor + count + ([label(figure.extractor)] if figure.extractor else [])
+    return floor + chance + count + ([label(figure.extractor)] if figure.extractor else [])
 
 
 def markdown_row(figures: Sequence[Figure], *, title: str) -> list[str]:
-    """Header, rule and row: each figure with its interval, floor, N and extractor, so that a row can be moved alone."""
+    """Header, rule and row: each figure with all that it is read by, so that a row can be moved alone."""
     cells = [with_interval(one) + (f" ({', '.join(_notes(one))})" if _notes(one) else "") for one in figures]
     return [
         "| run | " + " | ".join(one.key for one in figures) + " |",

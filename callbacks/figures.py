@@ -21,6 +21,7 @@ class Figure(NamedTuple):
     low: float | None  # of its interval; None where it has none
     high: float | None
     floor: float | None
+    chance: float | None  # what images that show nothing would score
     n: int | None
     extractor: Mapping[str, Any] | None  # name and digest
     settings: Mapping[str, Any]  # of the whole test, and of the metrics that it belongs to under "metrics"
@@ -74,6 +75,7 @@ def _figure(run: Merged, key: str) -> Figure:
         low=metrics.get(f"{key}_low"),
         high=metrics.get(f"{key}_high"),
         floor=metrics.get(f"{key}_floor"),
+        chance=metrics.get(f"{key}_chance"),
         n=counts[0],
         extractor=extractor,
         settings=settings | {"metrics": {name: without(part, "figures") for name, part in parts.items()}},

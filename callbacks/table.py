@@ -12,7 +12,7 @@ import yaml
 from callbacks.metrics_json import SCHEMA, write_json
 
 # What a reader looks at first, in this order; every other figure follows by name.
-KEY_FIGURES: tuple[str, ...] = (
+CHAIN_FIGURES: tuple[str, ...] = (
     "codebook/psnr",
     "codebook/ssim",
     "codebook/ms_ssim",
@@ -36,15 +36,29 @@ KEY_FIGURES: tuple[str, ...] = (
     "generator/kid",
     "generator/fid_blur",
     "generator/fid_random_tokens",
-    "generator/consistency_side_synthetic",
-    "generator/consistency_side_real",
-    "generator/consistency_severity_synthetic",
-    "generator/consistency_severity_real",
+)
+# What `make evaluation` adds.
+MORE_FIGURES: tuple[str, ...] = (
+    "generator/lite0/fid",
+    "generator/lite0/fid_floor",
+    "generator/lite0/kid",
+    "generator/consistency_side_ratio",
+    "generator/consistency_side_ratio_chance",
+    "generator/consistency_severity_ratio",
+    "generator/consistency_severity_ratio_chance",
     "generator/alignment_share",
+    "generator/diversity_excess",
+    "generator/niqe",
+    "generator/niqe_real",
     "generator/privacy_flagged",
+    "generator/privacy_false_alarms_expected",
     "generator/privacy_copies",
     "generator/memorisation_difference",
+    "generator/utility_auroc/0/1",  # of classifiers trained on synthetic images alone, real ones alone, and both
+    "generator/utility_auroc/1/0",
+    "generator/utility_auroc/1/1",
 )
+KEY_FIGURES = CHAIN_FIGURES + MORE_FIGURES
 # The same data and weights give the same figure up to summation order.
 TOLERANCE = 1e-5
 
@@ -212,7 +226,7 @@ def notes(merged: Merged) -> list[str]:
         for name, part in protocol.get("metrics", {}).items():
             if part.get("rank_deficient"):
                 found.append(f"{stage}: {name}: {part['rank_deficient']}")
-    absent = [key for key in KEY_FIGURES if key not in merged.metrics]
+    absent = [key for key in CHAIN_FIGURES if key not in merged.metrics]
     if absent:
         found.append(f"not measured yet: {', '.join(absent)}")
     return found

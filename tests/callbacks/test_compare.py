@@ -246,6 +246,15 @@ def test_the_card_states_everything_and_its_rows_can_be_pasted(tmp_path: Path, c
         assert len({row.count("|") for row in rows}) == 1
 
 
+def test_a_pasted_figure_keeps_its_chance_level(tmp_path: Path, capsys: pytest.CaptureFixture):
+    ratio = {"generator/consistency_side_ratio": 0.9, "generator/consistency_side_ratio_chance": 0.51}
+    write(tmp_path / "a", FIGURES | ratio)
+    assert main(["card", str(tmp_path / "a")]) == 0
+    out = capsys.readouterr().out
+    assert "| generator/fid | generator/kid | generator/consistency_side_ratio |" in out
+    assert "0.9 (chance 0.51" in out
+
+
 def test_the_figures_of_a_row_can_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture):
     write(tmp_path / "a")
     arguments = ["card", str(tmp_path / "a"), "--title", "50 % & more", "--figures", "generator/diversity_real"]
