@@ -22,10 +22,10 @@ from callbacks.metrics.pooled_auroc import pooled_auroc, resampled_pooled
 from callbacks.metrics.probes import STRENGTH, Probe, completed_halves, fit_probe
 from callbacks.metrics.stated import MEANING, QUESTIONS, stated
 from callbacks.protocols import FeatureExtractor, HasTrainingSplit, as_feature_extractor
+from callbacks.reading import BLOCK
 from datamodules.manifest import Batch
 from datamodules.reports.labels import FINDINGS, FRONTAL_VIEWS, VIEWS
 
-BLOCK = 256  # training images read at a time
 # How the report_source of a text begins that is not of the image beside it: the prompter's, another patient's.
 NOT_OWN = ("prompter:", "matched")
 SEEN = {
@@ -202,15 +202,12 @@ class ReportConsistency(Callback):
         scores = list(columns[:2])
         probed = torch.tensor([f in self.probes[question] for f in range(len(FINDINGS))])
         labels = [torch.where(probed, side, torch.nan) for side in columns[2:]]
-        draws = resampled_pooled(
-            scores, labels, groups=rows.groups.view(-1)
-        )  # torchmetrics makes a scalar of a single one
+        draws = resampled_pooled(scores, labels, groups=rows.groups)
         real, made = (pooled_auroc(one, truth).item() for one, truth in zip(scores, labels, strict=True))
         ends = interval(draws[0])
         blind = not ends[0] > 0.5
-        ratio, ratios = (
-            (math.nan, torch.full_like(draws[0], torch.nan)) if blind else (made / real, draws[1] / draws[0])
-        )
+        ratio = math.nan if blind else made / real
+        ratios = torch.full_like(draws[0], torch.nan) if blind else draws[1] / draws[0]
         values = {
             f"{base}_cases": float((~labels[1].isnan()).sum()),
             f"{base}_ratio_chance": 0.5 / real if real else math.nan,

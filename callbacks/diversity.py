@@ -48,7 +48,7 @@ class SampleDiversity(Callback):
     - `<p>_other_prompt`: samples of two prompts of different patients and texts.
     - `<p>_real`: the real images of the same pairs of prompts.
     - `<p>_excess`: `_other_prompt` minus `_real`, pair by pair; above 0 the samples are more alike than real images.
-    - each with `_low` and `_high`, ± 1.96 standard errors over prompts or pairs, and `<p>_n`, the number of prompts.
+    - each with `_low` and `_high`, Student's 95 % interval over prompts or pairs, and `<p>_n`, the number of prompts.
 
     Real images of one prompt are hardly ever had, so that `_same_prompt` has no real counterpart: it lies between
     `_other_prompt` (the text decides nothing) and 1 (the seed decides nothing).
@@ -177,7 +177,7 @@ class SampleDiversity(Callback):
             "same_prompt": None if len(drawn) > 1 else "not measured: the module has no sample_again(batch, seed)",
             "repeated_left_out": rows["real"].repeated,
             "seed": self.seed,
-            "interval": "mean ± 1.96 standard errors over prompts, or over pairs",
+            "interval": "Student's 95 % over prompts, or over pairs",
             "scales": len(betas),
             "betas": [round(beta, 6) for beta in betas],
             "window": {"gaussian": KERNEL, "sigma": SIGMA},

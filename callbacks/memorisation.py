@@ -22,12 +22,11 @@ from callbacks.metrics.pairs import mean_of
 from callbacks.metrics.ranks import from_all_ranks
 from callbacks.metrics_json import write_json
 from callbacks.protocols import FeatureExtractor, HasSplits, SplitDataset, as_feature_extractor
-from callbacks.reading import drawn
+from callbacks.reading import BLOCK, drawn
 from datamodules.manifest import Batch
 from datamodules.reports.labels import FINDINGS
 
 SPLITS = {"training": "train", "held_out": "validate"}  # name in the figures → split
-BLOCK = 256  # real images read at a time
 SCHEMA = 1  # of memorisation.json
 
 
@@ -50,7 +49,7 @@ class PromptMemorisation(Callback):
       held-out, pair by pair; near 0 the images that the generator was trained on are treated as others are.
     - `<p>_repeated_<side>`, `<p>_repeated_difference`: the same of the share that lies farther from the own image than
       the prompt's samples lie from one another, see `samples_nearer`; 1 where they are all alike.
-    - each with `_low` and `_high`, ± 1.96 standard errors over prompts or pairs, and `<p>_n`, the number of pairs.
+    - each with `_low` and `_high`, Student's 95 % interval over prompts or pairs, and `<p>_n`, the number of pairs.
 
     It writes `memorisation.json` with the prompts by their image ids, those whose samples are nearest to their own
     image first. The file names training images: keep it where they may lie.
@@ -166,7 +165,7 @@ class PromptMemorisation(Callback):
             bank.update(torch.cat([features, torch.cat(facts, dim=1).to(device)], dim=1), ids, batch["patient_id"])
         rows = bank.compute()
         features, labels, places = rows.values.split([width, len(FINDINGS) + 1, 1], dim=1)
-        return Reals(features, labels, places[:, 0].long().tolist(), rows.groups.view(-1), rows.keys.view(-1))
+        return Reals(features, labels, places[:, 0].long().tolist(), rows.groups, rows.keys)
 
     def _sample(
         self, trainer: Trainer, module: LightningModule, split: SplitDataset, reals: Reals, rows: list[int]
@@ -190,7 +189,7 @@ class PromptMemorisation(Callback):
             names |= {id_hash(name): name for name in ids}
         found = bank.compute()
         known = {key: name for part in from_all_ranks(names) for key, name in part.items()}
-        place = {key: at for at, key in enumerate(found.keys.view(-1).tolist())}
+        place = {key: at for at, key in enumerate(found.keys.tolist())}
         keys = [int(reals.keys[row]) for row in rows]
         samples = found.values[[place[key] for key in keys]].view(len(rows), self.samples, self.extractor.num_features)
         return samples, [known[key] for key in keys]
@@ -211,7 +210,7 @@ class PromptMemorisation(Callback):
             "images": {SPLITS[side]: count for side, count in images.items()},
             "stranger": self.stranger,
             "seed": self.seed,
-            "interval": "mean ± 1.96 standard errors over prompts, or over pairs",
+            "interval": "Student's 95 % over prompts, or over pairs",
             "packages": [],
         }
         if undefined := [key for key, value in figures.items() if math.isnan(value)]:

@@ -26,7 +26,7 @@ SIDES = ("output", "real", "blur", "noise")
 class NaturalQuality(Callback):
     """Logs mean NIQEs at the end of a test; lower is nearer to the model. With `<p>` = `<prefix>/niqe`.
 
-    - `<p>`: of the step's images; `<p>_low`, `<p>_high`: ± 1.96 standard errors over patients. The model is taken as
+    - `<p>`: of the step's images; `<p>_low`, `<p>_high`: Student's 95 % over patients. The model is taken as
       given.
     - `<p>_real`: of the test's real images, with the same interval: what good images score. Below it is not better.
     - `<p>_blur`, `<p>_noise`: of the real images, blurred by `blur_factor` and with Gaussian noise of deviation
@@ -163,7 +163,7 @@ class NaturalQuality(Callback):
             "seed": self.seed,
             "blur_factor": self.blur_factor if self.controls else None,
             "noise": self.noise if self.controls else None,
-            "interval": "mean ± 1.96 standard errors over patients; the model is taken as given",
+            "interval": "Student's 95 % over patients; the model is taken as given",
             "packages": ["scipy"] if self.path is not None else [],
         }
         undefined = {}

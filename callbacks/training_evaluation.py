@@ -39,7 +39,8 @@ class TrainingEvaluation(Callback):
 
     Args:
         callbacks: those that are driven; by default those of the trainer that measure a test, with their settings.
-        every_n_epochs: the epochs n, 2n, 3n, ..., which `check_val_every_n_epoch` must not pass over.
+        every_n_epochs: the epochs n, 2n, 3n, ..., a multiple of `check_val_every_n_epoch`. A `PrivacyGate` that
+            fails stops the training then; `fail: false` lets it go on.
         samples: validation images; all where there are fewer.
         batch_size: images a step, or one more.
         seed: of the draw of images, and of the random numbers within.
@@ -74,6 +75,13 @@ class TrainingEvaluation(Callback):
         if not isinstance(data, HasSplits):
             raise TypeError(
                 f"TrainingEvaluation reads validation images from CXRDataModule; found {type(data).__name__}"
+            )
+        often, share = trainer.check_val_every_n_epoch, trainer.val_check_interval
+        if share != 1.0 or not often or self.every_n_epochs % often:
+            raise ValueError(
+                f"TrainingEvaluation every {self.every_n_epochs} epochs, but validation every {often}, with "
+                f"val_check_interval {share}; it follows a validation at the end of an epoch: give a multiple of "
+                "check_val_every_n_epoch, and val_check_interval 1.0"
             )
         if not self._driven(trainer):
             raise ValueError("TrainingEvaluation: no callback measures a test; name some under `callbacks`")

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-LOW = (
-    0.01  # the quantile that is 1 on a detector's scale; far from the threshold, one heavy tail would blunt the others
-)
+# The quantile that is 1 on a detector's scale; far from the threshold, one heavy tail would blunt the others.
+LOW = 0.01
 TWIN = 0.02  # of the median: nearer than this no two patients come
+MOST_TWINS = 0.1  # share of the held-out images
 SMALLEST = 1e-4  # of the median: a distance of 0 has a logarithm too
 
 
@@ -49,8 +49,18 @@ def without_twins(held_out: Mapping[str, Tensor], *, whole: Collection[str]) -> 
 
     Returns:
         The distances of the others, and bool [N], True at those that were left out.
+
+    Raises:
+        ValueError: if so many have a twin that the splits share their pictures: nothing can be told from them.
     """
-    twins = torch.stack([held_out[name] < TWIN * held_out[name].double().median() for name in whole]).any(0)
+    medians = {name: held_out[name].double().median() for name in whole}
+    # With a median of 0 nothing is nearer than a share of it.
+    twins = torch.stack([(held_out[name] < TWIN * middle) | (middle <= 0) for name, middle in medians.items()]).any(0)
+    if twins.double().mean() > MOST_TWINS:
+        raise ValueError(
+            f"{int(twins.sum())} of {len(twins)} held-out images equal a training image, more than {MOST_TWINS:.0%}: "
+            "the splits share pictures, and no distance is unusual; `python -m datamodules doctor <root>` says which"
+        )
     return {name: one[~twins] for name, one in held_out.items()}, twins
 
 
@@ -91,9 +101,9 @@ def set_alarm(held_out: Mapping[str, Tensor], *, rate: float, confidence: float 
         middle = float(logs.quantile(0.5))
         medians[name] = math.exp(middle)
         scales[name] = max(middle - float(logs.quantile(LOW)), 1e-6)
-    scores = _scores(held_out, medians, scales)
+    seen = _scores(held_out, medians, scales)
     rank = max(1, _largest_rank(n, rate=rate, confidence=confidence))
-    level = float(scores.sort(descending=True).values[rank - 1])
+    level = float(seen.sort(descending=True).values[rank - 1])
     thresholds = {name: medians[name] * math.exp(-level * scales[name]) for name in medians}
     reached = 1 - _binomial_below(rank, n=n, rate=rate)
     return Alarm(thresholds, medians, scales, level, rank, n, rank / (n + 1), reached)

@@ -4,7 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from scipy.stats import t as student
 from torch import Tensor
+
+from callbacks.metrics.auroc_interval import LEVEL
 
 
 class Mean(NamedTuple):
@@ -31,7 +34,7 @@ def disjoint_pairs(texts: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def mean_of(values: Tensor) -> Mean:
-    """The mean of float [N] ± 1.96 standard errors, each value being of patients of its own."""
+    """The mean of float [N] and Student's interval, each value being of patients of its own."""
     values = values.double()
     if not len(values):
         return Mean(math.nan, math.nan, math.nan)
@@ -39,13 +42,14 @@ def mean_of(values: Tensor) -> Mean:
     if len(values) == 1:
         return Mean(mean, math.nan, math.nan)
     error = float(values.std() / math.sqrt(len(values)))
-    return Mean(mean, mean - 1.96 * error, mean + 1.96 * error)
+    return _student(mean, error, count=len(values))
 
 
 def grouped_mean(values: Tensor, groups: Tensor) -> Mean:
-    """The mean of float [N] ± 1.96 standard errors that allow for rows of one group (patient) to be alike.
+    """The mean of float [N] and an interval that allows for rows of one group (patient) to be alike.
 
-    The linearised error of a ratio of sums over clusters (Cochran, "Sampling Techniques", 1977, section 9A).
+    The linearised error of a ratio of sums over clusters (Cochran, "Sampling Techniques", 1977, section 9A), times
+    Student's quantile with one degree of freedom fewer than groups.
 
     Args:
         values: one a row.
@@ -60,4 +64,9 @@ def grouped_mean(values: Tensor, groups: Tensor) -> Mean:
         return Mean(mean, math.nan, math.nan)
     sums = values.new_zeros(many).index_add_(0, place, values - mean)
     error = math.sqrt(float(sums.square().sum()) * many / (many - 1)) / len(values)
-    return Mean(mean, mean - 1.96 * error, mean + 1.96 * error)
+    return _student(mean, error, count=many)
+
+
+def _student(mean: float, error: float, *, count: int) -> Mean:
+    reach = float(student.ppf((1 + LEVEL) / 2, count - 1)) * error
+    return Mean(mean, mean - reach, mean + reach)

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from callbacks.extraction import describe
 from callbacks.metrics.false_alarms import raised, set_alarm, without_twins
-from callbacks.privacy_search import PIXEL, Gatherer, drawn, read_images, search
+from callbacks.privacy_search import PIXEL, Gatherer, search
 from callbacks.protocols import as_feature_extractor
+from callbacks.reading import drawn, read_images
 from datamodules.cxr import CXRDataModule
 from lightning_modules.classifier import FrozenFindingClassifier
 from lightning_modules.codebook import ImageCodebook

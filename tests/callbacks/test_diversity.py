@@ -67,7 +67,7 @@ def test_the_figures_are_those_of_the_pairs(tmp_path: Path):
     real = ms_ssim(images[0::2], images[1::2])
     assert got["generator/diversity_real"] == pytest.approx(float(real.mean()), abs=1e-6)
     assert got["generator/diversity_excess"] == pytest.approx(float((other - real).mean()), abs=1e-6)
-    error = 1.96 * float((other - real).double().std()) / math.sqrt(3)
+    error = 4.302653 * float((other - real).double().std()) / math.sqrt(3)
     assert got["generator/diversity_excess_high"] == pytest.approx(float((other - real).mean()) + error, abs=1e-6)
     assert got["generator/diversity_n"] == 6
     stated = callback.protocol()["generator/diversity"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.stats import t as student
 from torch import Tensor
 
 from callbacks.memorisation import PromptMemorisation
@@ -142,7 +143,8 @@ def test_every_figure_is_the_mean_over_the_listed_prompts(tmp_path: Path):
     assert sorted(kinds["train"]) == sorted(kinds["validate"])
     for side, split in (("training", "train"), ("held_out", "validate")):
         values = torch.tensor(each[split]).double()
-        mean, error = values.mean().item(), 1.96 * values.std().item() / math.sqrt(len(values))
+        mean, error = values.mean().item(), student.ppf(0.975, len(values) - 1) * values.std().item()
+        error /= math.sqrt(len(values))
         assert got[f"generator/memorisation_{side}"] == pytest.approx(mean, abs=1e-5)
         assert got[f"generator/memorisation_{side}_high"] == pytest.approx(mean + error, abs=1e-5)
 

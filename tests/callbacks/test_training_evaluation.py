@@ -158,6 +158,11 @@ def test_what_cannot_be_evaluated_is_refused_before_the_training(tmp_path: Path)
 
     with pytest.raises(TypeError, match="validation images from CXRDataModule; found TinyData"):
         fit(TrainingEvaluation(callbacks=[fidelity()]), TinyData())
+    for seldom in ({"check_val_every_n_epoch": 3}, {"val_check_interval": 0.5}):
+        with pytest.raises(ValueError, match=r"every 2 epochs, but validation every [13], with val_check_interval"):
+            trainer(
+                tmp_path, [TrainingEvaluation(callbacks=[fidelity()], every_n_epochs=2)], max_epochs=1, **seldom
+            ).fit(TinyStage(), EverySplit())
     with pytest.raises(ValueError, match="no callback measures a test"):
         fit(TrainingEvaluation())
     with pytest.raises(ValueError, match="1 validation images for 1 ranks"):

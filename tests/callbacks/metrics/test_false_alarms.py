@@ -75,6 +75,14 @@ def test_more_than_chance_is_above_the_binomial_quantile(n: int, rate: float) ->
     assert most_by_chance(n, rate=0.0) == 0
 
 
+@pytest.mark.parametrize("shared", [20, 60, 100])
+def test_splits_that_share_their_pictures_are_refused(shared: int) -> None:
+    distances = 1 + torch.rand(100, generator=torch.Generator().manual_seed(0))
+    distances[:shared] = 0.0  # from 51 on the median is 0 as well
+    with pytest.raises(ValueError, match="held-out images equal a training image, more than 10%: the splits share"):
+        without_twins({"pixel": distances}, whole=("pixel",))
+
+
 def test_equal_parts_of_different_images_stay_in_the_alarm() -> None:
     """A fifth of the held-out images share a part with a training image, as new real ones will: few may be flagged."""
 

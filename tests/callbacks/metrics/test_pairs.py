@@ -30,7 +30,7 @@ def test_no_row_is_in_two_pairs_and_no_pair_has_one_text(texts: list[int]):
 def test_the_interval_of_independent_values():
     mean = mean_of(torch.tensor([1.0, 2.0, 3.0, 4.0]))
     assert mean.value == 2.5
-    assert mean.high - mean.value == pytest.approx(1.96 * math.sqrt(5 / 3) / 2)
+    assert mean.high - mean.value == pytest.approx(3.182446 * math.sqrt(5 / 3) / 2)  # Student's, 3 degrees of freedom
     assert mean.value - mean.low == pytest.approx(mean.high - mean.value)
     assert all(math.isnan(x) for x in mean_of(torch.empty(0)))
     assert mean_of(torch.tensor([3.0])).value == 3.0
