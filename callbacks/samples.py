@@ -1,13 +1,14 @@
 """The synthetic radiographs that a generator's `predict` wrote: their table, and where each prompt came from.
 
 The table is samples.csv in the `table` layout: `image` (a greyscale picture beside it), `source_image_id` (of the row
-whose report was the prompt), and the 14 findings as 1, 0 or empty.
+whose report was the prompt), and the 14 findings as 1, 0 or empty. samples.json beside it says what made them.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from callbacks.metrics.labelled import ImageBank, LabelledImages
 from datamodules.reports.labels import FINDINGS
 
 COLUMNS = ("image", "source_image_id", *FINDINGS)
+ORIGIN_SCHEMA = 1  # of samples.json
 CHUNK = 256  # pictures that are float at a time
 PREDICT = (
     "python main.py predict -c configs/base.yaml -c configs/generator.yaml --data.init_args.predict_splits=[train]"
@@ -33,6 +35,12 @@ class Samples(NamedTuple):
     pictures: list[str]  # names, relative to the table's folder
     sources: list[str]  # image ids whose reports were the prompts
     labels: np.ndarray  # float32 [N,14] of 1, 0, NaN
+    origin: dict[str, Any] | None = None  # of samples.json; None where there is none
+
+    @property
+    def made_by(self) -> str | None:
+        """Sha256 of the generator's checkpoint; None where it is not known."""
+        return ((self.origin or {}).get("checkpoint") or {}).get("sha256")
 
 
 def read_samples(path: str | Path) -> Samples:
@@ -40,7 +48,8 @@ def read_samples(path: str | Path) -> Samples:
 
     Raises:
         FileNotFoundError: when it is not there, with the command that writes it.
-        ValueError: naming a column that it lacks, or the row whose label is none.
+        ValueError: naming a column that it lacks, or the row whose label is none; for a samples.json of another
+            schema or another table.
     """
     path = Path(path)
     if not path.is_file():
@@ -66,7 +75,48 @@ def read_samples(path: str | Path) -> Samples:
         table["image"].tolist(),
         table["source_image_id"].tolist(),
         labels.to_numpy(dtype=np.float32, copy=True),
+        _read_origin(path.with_name("samples.json"), table=digest),
     )
+
+
+def _read_origin(path: Path, *, table: str) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    again = f"let `{PREDICT} --ckpt_path=...` write both again, or remove it where their generator need not be known"
+    try:
+        origin = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: no valid JSON ({error}); {again}") from error
+    schema = origin.pop("schema", None) if isinstance(origin, dict) else None
+    if schema != ORIGIN_SCHEMA:
+        raise ValueError(f"{path}: schema {schema}, expected {ORIGIN_SCHEMA}; {again}")
+    described = origin.pop("table_sha256", None)
+    if described != table:
+        raise ValueError(
+            f"{path} describes a table of sha256 {described}, the samples.csv beside it has {table}; {again}"
+        )
+    return dict(origin)
+
+
+def refuse_other_generator(samples: Samples, checkpoint: str | Path) -> None:
+    """Refuse samples of another generator than the one whose figures they are for; those of unknown origin pass.
+
+    Args:
+        samples: in question.
+        checkpoint: of the generator.
+
+    Raises:
+        ValueError: naming both checkpoints' digests.
+    """
+    if samples.made_by is None or not Path(checkpoint).is_file():
+        return
+    with Path(checkpoint).open("rb") as file:
+        tested = hashlib.file_digest(file, "sha256").hexdigest()
+    if tested != samples.made_by:
+        raise ValueError(
+            f"{samples.path} was made by a generator of sha256 {samples.made_by}, the one that is tested, "
+            f"{checkpoint}, has {tested}; let it write its own samples: `{PREDICT} --ckpt_path={checkpoint}`"
+        )
 
 
 def refuse_leaks(samples: Samples, splits: Mapping[str, str]) -> None:

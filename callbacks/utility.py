@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
 from callbacks.extraction import check_images
@@ -27,9 +28,10 @@ from callbacks.metrics.labelled import ImageBank, LabelledImages
 from callbacks.metrics.ranks import from_all_ranks
 from callbacks.metrics.training import Recipe, build, trained_scores, weights_digest
 from callbacks.metrics.utility import Cell, Estimate, counts, gains, grid, mean_draws, over_seeds, training_set
+from callbacks.metrics_file import SamplesImages
 from callbacks.metrics_json import write_json
 from callbacks.protocols import HasTrainingSplit
-from callbacks.samples import CHUNK, Samples, read_pictures, read_samples, refuse_leaks
+from callbacks.samples import CHUNK, Samples, read_pictures, read_samples, refuse_leaks, refuse_other_generator
 from callbacks.utility_picture import draw_curves
 from datamodules.manifest import Batch
 from datamodules.reports.labels import FINDINGS
@@ -80,7 +82,7 @@ class SyntheticUtility(Callback):
 
     Args:
         classifier: makes a fresh classifier, see `trained_scores`: a class_path with init_args.
-        samples: samples.csv of `predict`, made from training prompts; every rank reads it.
+        samples: samples.csv of `predict`, made from training prompts, with its samples.json; every rank reads them.
         real_shares: of the real training images; 0 trains on synthetic images alone.
         synthetic_ratios: synthetic images for each image of the whole real training split; 0 trains on real ones alone.
         seeds: trainings of each cell.
@@ -91,7 +93,7 @@ class SyntheticUtility(Callback):
 
     Raises:
         ValueError: for samples of prompts that are not of the training split, naming one; for images of another size;
-            for too few of them.
+            for too few of them; for those of another checkpoint than that of the generator which is tested.
         TypeError: if the datamodule does not tell its splits.
     """
 
@@ -118,11 +120,14 @@ class SyntheticUtility(Callback):
         self._protocol: dict[str, Any] = {}
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse samples that would leak before the test takes its time, and begin with no images."""
+        """Refuse samples that leak or are another generator's before the test takes its time; begin with no images."""
         self._protocol, self.bank = {}, ImageBank()
         frame = self._data(trainer).manifest.frame
         self._table = read_samples(self.samples)
         refuse_leaks(self._table, dict(zip(frame["image_id"], frame["split"], strict=True)))
+        # While a generator is trained, the trainer's checkpoint is the one that it went on from.
+        if isinstance(pl_module, SamplesImages) and trainer.ckpt_path and trainer.state.fn == TrainerFn.TESTING:
+            refuse_other_generator(self._table, trainer.ckpt_path)
 
     def on_test_batch_end(
         self,
@@ -285,7 +290,11 @@ class SyntheticUtility(Callback):
             "recipe": dataclasses.asdict(self.recipe),
             "seeds": list(range(self.seeds)),
             "grid": [cell.name for cell in self.cells],
-            "samples": {"table": self._table.path.name, "sha256": self._table.digest},
+            "samples": {
+                "table": self._table.path.name,
+                "sha256": self._table.digest,
+                "generator": "unknown" if self._table.origin is None else self._table.origin,
+            },
             **{name: {"n": len(one.pixels), "sha256": one.digest()} for name, one in sets.items()},
             "n": len(test.pixels),
             "repeated_left_out": test.repeated,

@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
-import pandas as pd
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
@@ -33,6 +32,7 @@ from lightning_modules.networks.ranks import gather_items
 from lightning_modules.networks.sampling import SamplingConfig, sample_codes, seeded_uniform
 from lightning_modules.networks.vqgan import VQGAN, VQGANConfig
 from lightning_modules.optimizers import parameter_groups
+from lightning_modules.sample_table import forget_origin, write_table
 from lightning_modules.schedule import with_schedule
 
 
@@ -306,6 +306,7 @@ class CXRGenerator(LightningModule):
         self._check_caches()
         self.written: list[dict[str, Any]] = []
         self._samples_folder().mkdir(parents=True, exist_ok=True)
+        forget_origin(self._samples_folder())
 
     def _samples_folder(self) -> Path:
         return Path(self.trainer.default_root_dir) / "samples"
@@ -337,14 +338,12 @@ class CXRGenerator(LightningModule):
         return {"synthetic": images}
 
     def on_predict_epoch_end(self) -> None:
-        """Write samples.csv, a data set in the `table` layout, and a contact sheet."""
+        """Write samples.csv, a data set in the `table` layout, what made it (samples.json), and a contact sheet."""
         rows = sorted(gather_items(self.written), key=lambda row: row["image"])
         if not self.trainer.is_global_zero:
             return
         folder = self._samples_folder()
-        temporary = folder / ".samples.csv.tmp"
-        pd.DataFrame(rows).to_csv(temporary, index=False)
-        os.replace(temporary, folder / "samples.csv")
+        write_table(rows, folder, trainer=self.trainer, sampling=self.sampling_protocol())
         write_contact_sheet([folder / row["image"] for row in rows[:64]], folder / "contact_sheet.png")
         print(
             f"generator: wrote {len(rows)} synthetic radiographs, samples.csv and contact_sheet.png to {folder}; read "

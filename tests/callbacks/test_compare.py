@@ -177,6 +177,37 @@ def test_samples_are_what_is_compared_as_a_checkpoint_is(tmp_path: Path, capsys:
     assert "not comparable: generator/utility_auroc/0/1" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "allowed"),
+    [
+        ("checkpoint", {"name": "b.ckpt", "sha256": "2" * 64}, True),
+        ("checkpoint", None, True),
+        ("precision", "bf16-mixed", True),
+        ("sampling", {"steps": 24}, False),
+        ("data_digest", "b" * 64, False),
+        (None, "unknown", False),
+    ],
+)
+def test_what_made_the_samples_may_differ_as_what_is_tested_may(
+    path: str | None, value: Any, allowed: bool, tmp_path: Path
+):
+    key = "generator/utility_auroc/0/1"
+    origin = {"checkpoint": {"name": "a.ckpt", "sha256": "1" * 64}, "sampling": {"steps": 12}, "precision": "32-true",
+              "data_digest": "a" * 64}  # fmt: skip
+
+    def run(name: str, generator: Any) -> Any:
+        utility = {"figures": [key], "n": 616, "samples": {"table": "samples.csv", "generator": generator}}
+        return open_run(write(tmp_path / name, {key: 0.8}, **{"metrics__generator/utility_auroc": utility}))
+
+    a, b = run("a", origin), run("b", value if path is None else origin | {path: value})
+    (one,) = compare(a, b)
+    assert one.differences
+    assert all(".samples.generator" in difference.path for difference in one.differences)
+    assert (not one.refused) == allowed
+    (one,) = compare(a, b, allow=["sampler"])
+    assert (not one.refused) == (allowed or path == "sampling")
+
+
 def test_the_sampler_may_differ_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture):
     a, b = write(tmp_path / "a"), write(tmp_path / "b", sampling__steps=24)
     assert main(["compare", str(a), str(b), "--allow", "sampler"]) == 0

@@ -1,5 +1,6 @@
 """SyntheticUtility in real Trainers: known answers, refusals, resuming, ranks."""
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -90,6 +91,7 @@ def test_what_is_written_says_how_it_was_made(tmp_path: Path):
         "real": 120, "synthetic": 120, "test": 60,
     }  # fmt: skip
     assert stated["samples"]["table"] == "samples.csv"
+    assert stated["samples"]["generator"] == "unknown"  # there is no samples.json
     cells = json.loads((tmp_path / "utility.json").read_text())["cells"]
     assert [(c["share"], c["ratio"], c["real"], c["synthetic"]) for c in cells] == [
         (0, 1, 0, 120), (1, 0, 120, 0), (1, 1, 120, 120),
@@ -117,6 +119,65 @@ def test_samples_of_prompts_outside_the_training_split_are_refused(tmp_path: Pat
     with pytest.raises(
         ValueError, match=rf"{source}\.png was made from the report of image {source}, which {what}.*1 of 3"
     ):
+        run(tmp_path, samples)
+
+
+class Drawing(TinyStage):
+    """A generator, as far as callbacks know one."""
+
+    def sampling_protocol(self) -> dict[str, int]:
+        return {"steps": 3}
+
+
+def write_origin(samples: Path, checkpoint: Path | None, **changes: object) -> dict[str, object]:
+    """samples.json as `predict` writes it; what of it a protocol states."""
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest() if checkpoint else None
+    origin: dict[str, object] = {"checkpoint": {"name": "a.ckpt", "sha256": digest}, "sampling": {"steps": 3}}
+    table = hashlib.sha256(samples.read_bytes()).hexdigest()
+    written = {"schema": 1, **origin, "table_sha256": table} | changes
+    samples.with_name("samples.json").write_text(json.dumps(written))
+    return origin
+
+
+def test_a_generator_is_only_tested_with_samples_of_its_own(tmp_path: Path):
+    samples = copies(tmp_path / "samples")
+    checkpoints = [tmp_path / "a.ckpt", tmp_path / "b.ckpt"]
+    for epochs, checkpoint in enumerate(checkpoints):
+        t = trainer(tmp_path, [], max_epochs=epochs + 1)
+        t.fit(Drawing(), SplitData())
+        t.save_checkpoint(checkpoint)
+    origin = write_origin(samples, checkpoints[0])
+
+    def stated(stage: TinyStage, checkpoint: Path | None) -> object:
+        one = callback(samples, seeds=1, real_shares=[0.0], synthetic_ratios=[1.0])
+        trainer(tmp_path, [one]).test(stage, SplitData(), ckpt_path=checkpoint, verbose=False, weights_only=True)
+        return one.protocol()["generator/utility_auroc"]["samples"]["generator"]
+
+    assert stated(Drawing(), checkpoints[0]) == origin
+    assert stated(TinyStage(), checkpoints[1]) == origin  # another stage is tested beside them
+    assert stated(Drawing(), None) == origin  # weights of no file
+    made, tested = (hashlib.sha256(checkpoint.read_bytes()).hexdigest() for checkpoint in checkpoints)
+    expected = rf"sha256 {made}, .* has {tested}; .*`python main\.py predict .* --ckpt_path=\S+/b\.ckpt`"
+    with pytest.raises(ValueError, match=expected):
+        stated(Drawing(), checkpoints[1])
+    write_origin(samples, None)
+    assert stated(Drawing(), checkpoints[1]) == {"checkpoint": {"name": "a.ckpt", "sha256": None}} | {
+        "sampling": {"steps": 3}
+    }
+
+
+def test_a_samples_json_of_another_table_or_schema_is_refused(tmp_path: Path):
+    samples = copies(tmp_path / "samples", train=3)
+    write_origin(samples, None, table_sha256="0" * 64)
+    with pytest.raises(
+        ValueError, match=r"samples\.json describes a table of sha256 0{64}, the samples\.csv beside it"
+    ):
+        run(tmp_path, samples)
+    write_origin(samples, None, schema=2)
+    with pytest.raises(ValueError, match=r"samples\.json: schema 2, expected 1; let `python main\.py predict"):
+        run(tmp_path, samples)
+    samples.with_name("samples.json").write_text("{")
+    with pytest.raises(ValueError, match=r"samples\.json: no valid JSON"):
         run(tmp_path, samples)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from callbacks.samples import read_samples, refuse_other_generator
 from datamodules.images import read_image
 from datamodules.layouts import read
 from datamodules.reports.labels import FINDINGS
@@ -178,6 +180,31 @@ def test_predict_writes_a_data_set_that_the_table_layout_reads(chain: Chain, tmp
     assert set(FINDINGS) <= set(manifest.frame.columns)
     assert not list(samples.glob(".*.tmp"))
     assert (samples / "contact_sheet.png").is_file()
+
+
+def test_the_utility_reads_what_the_samples_of_predict_were_made_by(chain: Chain, tmp_path: Path) -> None:
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "samples.json").write_text("of a former run")
+    cli = main(chain.arguments("predict", "generator", f"--run_dir={tmp_path}", "--model.init_args.sampling.steps=3"))
+    samples = tmp_path / "samples"
+    written = json.loads((samples / "samples.json").read_text())
+    assert written["schema"] == 1
+    assert written["table_sha256"] == stages.file_digest(samples / "samples.csv")
+    read_again = read_samples(samples / "samples.csv")
+    seed = os.environ.get("PL_GLOBAL_SEED")
+    assert read_again.origin == {
+        "checkpoint": {"name": "last.ckpt", "sha256": stages.file_digest(chain.path("generator"))},
+        "sampling": cli.model.sampling_protocol() | {"steps": 3, "seed": 0, "clues": True},
+        "data_digest": cli.datamodule.manifest.digest(),
+        "layout": "phantom",
+        "precision": str(cli.trainer.precision),
+        "seed": int(seed) if seed else None,
+        "n": len(read_again.pictures),
+    }
+    assert read_again.made_by == stages.file_digest(chain.path("generator"))
+    refuse_other_generator(read_again, chain.path("generator"))
+    with pytest.raises(ValueError, match=stages.file_digest(chain.path("codebook"))):
+        refuse_other_generator(read_again, chain.path("codebook"))
 
 
 def test_predict_writes_samples_of_joined_data(chain: Chain, tmp_path: Path) -> None:
