@@ -27,7 +27,7 @@ from callbacks.metrics.bank import id_hash
 from callbacks.metrics.labelled import ImageBank, LabelledImages
 from callbacks.metrics.ranks import from_all_ranks
 from callbacks.metrics.training import Recipe, build, trained_scores, weights_digest
-from callbacks.metrics.utility import Cell, Estimate, counts, gains, grid, mean_draws, over_seeds, training_set
+from callbacks.metrics.utility import Cell, Estimate, counts, dealt, gains, grid, mean_draws, over_seeds, training_set
 from callbacks.metrics_file import SamplesImages
 from callbacks.metrics_json import write_json
 from callbacks.protocols import HasTrainingSplit
@@ -75,7 +75,7 @@ class SyntheticUtility(Callback):
     A generator has seen the whole training split: synthetic images beside 1 % of the real ones say what they would add
     for somebody who is given that 1 % and the generator, not what one learnt from 1 % would be worth.
 
-    Every training has the same number of steps. Trainings go round the ranks. Each that is finished is kept as
+    Every training has the same number of steps. Those to be done go round the ranks. Each that is finished is kept as
     `<default_root_dir>/utility/*.json`, so that an interrupted test goes on with the others; a change of data, samples,
     classifier or recipe begins anew. `pictures/utility.png` shows the curves, `utility.json` every cell with its
     trainings and where its figure lies in 95 % of draws of test patients.
@@ -190,21 +190,26 @@ class SyntheticUtility(Callback):
         folder, identity = Path(trainer.default_root_dir) / "utility", self._identity(sets, module.device)
         # Seed by seed: an interrupted run has all cells of the first seeds.
         jobs = [Job(cell, seed) for seed in range(self.seeds) for cell in self.cells]
+        paths = {job: folder / f"{identity[:16]}-{job.cell.share:g}-{job.cell.ratio:g}-{job.seed}.json" for job in jobs}
+
+        def tell(job: Job, outcome: Outcome, took: str) -> None:
+            real, synthetic = counts(job.cell, real=len(sets["real"].pixels))
+            what = f"{real} real + {synthetic} synthetic images, seed {job.seed}: AUROC {outcome.auroc:.3f}"
+            print(f"utility: training {jobs.index(job) + 1} of {len(jobs)}: {what}, {took}", flush=True)
+
+        # Every rank looks, and all know what any has found: they must deal out the same, each its own part of it.
+        kept = {job: _read_outcome(path) for job, path in paths.items() if path.is_file()}
+        found = {job: outcome for of_rank in from_all_ranks(kept) for job, outcome in of_rank.items()}
+        if trainer.is_global_zero:
+            for job, outcome in found.items():
+                tell(job, outcome, "kept from before")
         own: dict[Job, Outcome] = {}
-        for number in range(trainer.global_rank, len(jobs), trainer.world_size):
-            cell, seed = job = jobs[number]
-            path = folder / f"{identity[:16]}-{cell.share:g}-{cell.ratio:g}-{seed}.json"
+        for job in dealt(jobs, found, rank=trainer.global_rank, ranks=trainer.world_size):
             began = time.monotonic()
-            if kept := path.is_file():
-                own[job] = Outcome.from_plain(json.loads(path.read_text())["outcome"])
-            else:
-                own[job] = self._train(job, sets, device=module.device)
-                write_json(path, {"schema": SCHEMA, "identity": identity, "outcome": own[job].plain()})
-            real, synthetic = counts(cell, real=len(sets["real"].pixels))
-            what = f"{real} real + {synthetic} synthetic images, seed {seed}: AUROC {own[job].auroc:.3f}"
-            took = "kept from before" if kept else f"{time.monotonic() - began:.0f} s"
-            print(f"utility: training {number + 1} of {len(jobs)}: {what}, {took}", flush=True)
-        found = {job: outcome for of_rank in from_all_ranks(own) for job, outcome in of_rank.items()}
+            own[job] = self._train(job, sets, device=module.device)
+            write_json(paths[job], {"schema": SCHEMA, "identity": identity, "outcome": own[job].plain()})
+            tell(job, own[job], f"{time.monotonic() - began:.0f} s")
+        found |= {job: outcome for of_rank in from_all_ranks(own) for job, outcome in of_rank.items()}
         return {cell: [found[Job(cell, seed)] for seed in range(self.seeds)] for cell in self.cells}
 
     def _train(self, job: Job, sets: dict[str, LabelledImages], *, device: torch.device) -> Outcome:
@@ -303,6 +308,10 @@ class SyntheticUtility(Callback):
             "interval": f"Student's {LEVEL:.0%} over seeds; auroc_of_patients: {RESAMPLES} bootstrap draws of patients",
             "packages": ["scipy"],
         }
+
+
+def _read_outcome(path: Path) -> Outcome:
+    return Outcome.from_plain(json.loads(path.read_text())["outcome"])
 
 
 def _or_none(value: float) -> float | None:

@@ -5,8 +5,8 @@ ones.
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from scipy.stats import t as student
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from callbacks.metrics.auroc_interval import LEVEL
 from callbacks.metrics.labelled import LabelledImages
+
+Job = TypeVar("Job")
 
 
 class Cell(NamedTuple):
@@ -82,6 +84,11 @@ def training_set(cell: Cell, real: LabelledImages, synthetic: LabelledImages, *,
         torch.cat([images.labels[rows] for images, rows in taken]),
         torch.cat([images.patients[rows] for images, rows in taken]),
     )
+
+
+def dealt(jobs: Sequence[Job], done: Collection[Job], *, rank: int, ranks: int) -> list[Job]:
+    """What a rank is to do of the jobs that are not done: as many as every other rank, or one more; in their order."""
+    return [job for job in jobs if job not in done][rank::ranks]
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:

@@ -8,7 +8,7 @@ from scipy import stats
 
 from callbacks.metrics.labelled import ImageBank, LabelledImages
 from callbacks.metrics.training import Recipe, shifted
-from callbacks.metrics.utility import Cell, counts, gains, grid, over_seeds, training_set
+from callbacks.metrics.utility import Cell, counts, dealt, gains, grid, over_seeds, training_set
 
 
 def images(n: int, *, first: int = 0) -> LabelledImages:
@@ -80,3 +80,15 @@ def test_a_bank_s_order_is_that_of_the_ids_and_repeats_are_dropped():
         one.add(pixels[:2], torch.tensor([[0.0] * 14, [0, 0, -1.0] + [0] * 11]), ids=ids[:2], patients=ids[:2])
     with pytest.raises(ValueError, match="of one size"):
         ImageBank().gathered()
+
+
+def test_what_is_left_to_do_is_dealt_out_evenly():
+    jobs = list("abcdefghij")
+    # Every other one is kept: dealing before looking would leave one of two ranks with nothing to do.
+    assert dealt(jobs, set("acegi"), rank=0, ranks=2) == ["b", "f", "j"]
+    assert dealt(jobs, set("acegi"), rank=1, ranks=2) == ["d", "h"]
+    assert dealt(jobs, jobs, rank=0, ranks=2) == []
+    for ranks in (1, 2, 3, 4):
+        shares = [dealt(jobs, set("abj"), rank=rank, ranks=ranks) for rank in range(ranks)]
+        assert sorted(job for share in shares for job in share) == list("cdefghi")
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
