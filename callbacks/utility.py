@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import nn
+from torch import Tensor, nn
 
 from callbacks.extraction import check_images
 from callbacks.grids import publish_picture
@@ -27,7 +27,18 @@ from callbacks.metrics.bank import id_hash
 from callbacks.metrics.labelled import ImageBank, LabelledImages
 from callbacks.metrics.ranks import from_all_ranks
 from callbacks.metrics.training import Recipe, build, trained_scores, weights_digest
-from callbacks.metrics.utility import Cell, Estimate, counts, dealt, gains, grid, mean_draws, over_seeds, training_set
+from callbacks.metrics.utility import (
+    Cell,
+    Estimate,
+    counts,
+    dealt,
+    gain_draws,
+    gains,
+    grid,
+    mean_draws,
+    over_seeds,
+    training_set,
+)
 from callbacks.metrics_file import SamplesImages
 from callbacks.metrics_json import write_json
 from callbacks.protocols import HasTrainingSplit
@@ -78,7 +89,7 @@ class SyntheticUtility(Callback):
     Every training has the same number of steps. Those to be done go round the ranks. Each that is finished is kept as
     `<default_root_dir>/utility/*.json`, so that an interrupted test goes on with the others; a change of data, samples,
     classifier or recipe begins anew. `pictures/utility.png` shows the curves, `utility.json` every cell with its
-    trainings and where its figure lies in 95 % of draws of test patients.
+    trainings and where its figure and its gain lie in 95 % of draws of test patients, which are the same for all.
 
     Args:
         classifier: makes a fresh classifier, see `trained_scores`: a class_path with init_args.
@@ -257,30 +268,39 @@ class SyntheticUtility(Callback):
             included = any(in_macro(sets["test"].labels, min_positives=self.min_positives))
             self._protocol["undefined"] = dict.fromkeys(missing, alone if included else few)
         if trainer.is_global_zero:
-            cells = [self._card(cell, outcomes[cell], estimates[cell], gained.get(cell), sets) for cell in self.cells]
+            cells = self._cards(outcomes, estimates, gained, sets)
             path = Path(trainer.default_root_dir) / "utility.json"
             write_json(path, {"cells": cells, "protocol": self._protocol})
             publish_picture(draw_curves(estimates), trainer, name="utility", key="utility")
 
-    def _card(
+    def _cards(
         self,
-        cell: Cell,
-        outcomes: list[Outcome],
-        estimate: Estimate,
-        gain: Estimate | None,
+        outcomes: dict[Cell, list[Outcome]],
+        estimates: dict[Cell, Estimate],
+        gained: dict[Cell, Estimate],
         sets: dict[str, LabelledImages],
-    ) -> dict[str, Any]:
-        real, synthetic = counts(cell, real=len(sets["real"].pixels))
-        of_patients = interval(mean_draws([torch.tensor(one.draws, dtype=torch.float64) for one in outcomes]))
-        return {
-            **cell._asdict(),
-            "real": real,
-            "synthetic": synthetic,
-            "auroc": {end: _or_none(value) for end, value in estimate._asdict().items()},
-            "gain": None if gain is None else {end: _or_none(value) for end, value in gain._asdict().items()},
-            "auroc_of_seeds": [_or_none(one.auroc) for one in outcomes],
-            "auroc_of_patients": dict(zip(("low", "high"), map(_or_none, of_patients), strict=True)),
+    ) -> list[dict[str, Any]]:
+        draws = {
+            cell: mean_draws([torch.tensor(one.draws, dtype=torch.float64) for one in of_cell])
+            for cell, of_cell in outcomes.items()
         }
+        added = gain_draws(draws)
+        cards = []
+        for cell in self.cells:
+            real, synthetic = counts(cell, real=len(sets["real"].pixels))
+            cards.append(
+                {
+                    **cell._asdict(),
+                    "real": real,
+                    "synthetic": synthetic,
+                    "auroc": _plain(estimates[cell]._asdict()),
+                    "gain": _plain(gained[cell]._asdict()) if cell in gained else None,
+                    "auroc_of_seeds": [_or_none(one.auroc) for one in outcomes[cell]],
+                    "auroc_of_patients": _ends(draws[cell]),
+                    "gain_of_patients": _ends(added[cell]) if cell in added else None,
+                }
+            )
+        return cards
 
     def _describe(self, sets: dict[str, LabelledImages]) -> dict[str, Any]:
         assert self._table is not None
@@ -312,6 +332,14 @@ class SyntheticUtility(Callback):
 
 def _read_outcome(path: Path) -> Outcome:
     return Outcome.from_plain(json.loads(path.read_text())["outcome"])
+
+
+def _ends(draws: Tensor) -> dict[str, float | None]:
+    return _plain(dict(zip(("low", "high"), interval(draws), strict=True)))
+
+
+def _plain(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: _or_none(value) for name, value in values.items()}
 
 
 def _or_none(value: float) -> float | None:

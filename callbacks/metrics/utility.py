@@ -115,3 +115,14 @@ def gains(aurocs: dict[Cell, list[float]]) -> dict[Cell, Estimate]:
 def mean_draws(draws: Sequence[Tensor]) -> Tensor:
     """Float64 [R]: the mean over seeds of bootstrap draws, which are the same patients for every seed."""
     return torch.stack(list(draws)).mean(dim=0)
+
+
+def gain_draws(draws: dict[Cell, Tensor]) -> dict[Cell, Tensor]:
+    """Float64 [R]: what synthetic images add in each draw of test patients, for the same cells as `gains`.
+
+    Args:
+        draws: of each cell, `mean_draws`; draw r is of the same patients in every cell, so that what makes it easy for
+            both classifiers cancels.
+    """
+    pairs = ((cell, draws.get(Cell(cell.share, 0.0))) for cell in draws if cell.share and cell.ratio)
+    return {cell: draws[cell] - alone for cell, alone in pairs if alone is not None}

@@ -99,6 +99,14 @@ def test_what_is_written_says_how_it_was_made(tmp_path: Path):
     for cell in cells:
         assert cell["auroc"]["mean"] == pytest.approx(sum(cell["auroc_of_seeds"]) / 2)
         assert cell["auroc_of_patients"]["low"] < cell["auroc"]["mean"] < cell["auroc_of_patients"]["high"]
+    assert [cell["gain_of_patients"] for cell in cells[:2]] == [None, None]
+    kept = {path.stem.split("-", 1)[1]: json.loads(path.read_text()) for path in (tmp_path / "utility").glob("*.json")}
+    both, alone = (
+        np.mean([kept[f"{cell}-{seed}"]["outcome"]["draws"] for seed in (0, 1)], axis=0) for cell in ("1-1", "1-0")
+    )
+    expected = np.quantile(both - alone, [0.025, 0.975])
+    assert list(cells[2]["gain_of_patients"].values()) == pytest.approx(expected)
+    assert list(cells[2]["gain_of_patients"]) == ["low", "high"]
     with Image.open(tmp_path / "pictures" / "utility.png") as picture:
         assert np.unique(np.asarray(picture).reshape(-1, 3), axis=0).shape[0] > 3
 

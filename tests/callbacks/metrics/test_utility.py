@@ -8,7 +8,7 @@ from scipy import stats
 
 from callbacks.metrics.labelled import ImageBank, LabelledImages
 from callbacks.metrics.training import Recipe, shifted
-from callbacks.metrics.utility import Cell, counts, dealt, gains, grid, over_seeds, training_set
+from callbacks.metrics.utility import Cell, counts, dealt, gain_draws, gains, grid, over_seeds, training_set
 
 
 def images(n: int, *, first: int = 0) -> LabelledImages:
@@ -92,3 +92,18 @@ def test_what_is_left_to_do_is_dealt_out_evenly():
         shares = [dealt(jobs, set("abj"), rank=rank, ranks=ranks) for rank in range(ranks)]
         assert sorted(job for share in shares for job in share) == list("cdefghi")
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_gains_of_patients_are_those_of_the_same_draw():
+    draws = {
+        Cell(0.0, 1.0): torch.tensor([0.5, 0.5, 0.5]),
+        Cell(0.1, 1.0): torch.tensor([0.9, 0.7, math.nan]),
+        Cell(1.0, 0.0): torch.tensor([0.5, 0.75, 0.25]),
+        Cell(1.0, 1.0): torch.tensor([0.75, 1.0, 0.5]),
+        Cell(1.0, 2.0): torch.tensor([0.5, 0.5, math.nan]),
+    }
+    found = gain_draws(draws)
+    assert set(found) == {Cell(1.0, 1.0), Cell(1.0, 2.0)}  # 10 % of the real ones are not there alone
+    assert found[Cell(1.0, 1.0)].tolist() == [0.25, 0.25, 0.25]  # though each AUROC goes from draw to draw
+    assert found[Cell(1.0, 2.0)].tolist()[:2] == [0.0, -0.25]
+    assert found[Cell(1.0, 2.0)].isnan().tolist() == [False, False, True]
