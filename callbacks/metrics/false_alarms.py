@@ -18,6 +18,7 @@ from torch import Tensor
 LOW = 0.01
 TWIN = 0.02  # of the median: nearer than this no two patients come
 MOST_TWINS = 0.1  # share of the held-out images
+NOTHING, NOTHING_OF = 1e-6, 1e-3  # a median below the first, or this share of the largest distance, is of twins
 SMALLEST = 1e-4  # of the median: a distance of 0 has a logarithm too
 
 
@@ -54,8 +55,12 @@ def without_twins(held_out: Mapping[str, Tensor], *, whole: Collection[str]) -> 
         ValueError: if so many have a twin that the splits share their pictures: nothing can be told from them.
     """
     medians = {name: held_out[name].double().median() for name in whole}
-    # With a median of 0 nothing is nearer than a share of it.
-    twins = torch.stack([(held_out[name] < TWIN * middle) | (middle <= 0) for name, middle in medians.items()]).any(0)
+    # With a median of 0, or of what rounding leaves of it, nothing is nearer than a share of it: all count as twins.
+    bounds = {
+        name: torch.inf if middle < max(NOTHING, NOTHING_OF * float(held_out[name].max())) else TWIN * middle
+        for name, middle in medians.items()
+    }
+    twins = torch.stack([held_out[name] < bound for name, bound in bounds.items()]).any(0)
     if twins.double().mean() > MOST_TWINS:
         raise ValueError(
             f"{int(twins.sum())} of {len(twins)} held-out images equal a training image, more than {MOST_TWINS:.0%}: "
