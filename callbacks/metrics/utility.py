@@ -9,11 +9,10 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple, TypeVar
 
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 
-from callbacks.metrics.auroc_interval import LEVEL
 from callbacks.metrics.labelled import LabelledImages
+from callbacks.metrics.pairs import mean_of
 
 Job = TypeVar("Job")
 
@@ -93,13 +92,7 @@ def dealt(jobs: Sequence[Job], done: Collection[Job], *, rank: int, ranks: int) 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
     """Mean of n values and Student's interval of LEVEL with n - 1 degrees of freedom; NaN ends for one value."""
-    n = len(values)
-    mean = math.fsum(values) / n
-    if n < 2:
-        return Estimate(mean, math.nan, math.nan)
-    error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
-    reach = float(student.ppf((1 + LEVEL) / 2, n - 1)) * error
-    return Estimate(mean, mean - reach, mean + reach)
+    return Estimate(*mean_of(torch.tensor(values, dtype=torch.float64)))
 
 
 def gains(aurocs: dict[Cell, list[float]]) -> dict[Cell, Estimate]:
