@@ -155,8 +155,7 @@ class PrivacyGate(Callback):
             rank=trainer.global_rank, world=trainer.world_size, device=pl_module.device,
         )  # fmt: skip
         count = len(made.ids)
-        of_made = {name: distances[:count] for name, distances in found.distances.items()}
-        of_held = {name: distances[count:] for name, distances in found.distances.items()}
+        of_made, of_held = found.apart(count)
         of_held, twins = without_twins(of_held, whole=(PIXEL, *self.spaces))
         alarm = set_alarm(of_held, rate=self.false_alarms, confidence=self.confidence)
         below, false = raised(alarm, of_made), raised(alarm, of_held)

@@ -51,6 +51,11 @@ class Found(NamedTuple):
     places: dict[str, Tensor]  # detector → int64 [Q], rows of the training split
     members: dict[str, Tensor]  # extractor → float32 [M]
 
+    def apart(self, made: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The distances of the generated images, which are the first, and those of the held-out ones."""
+        of_made = {name: one[:made] for name, one in self.distances.items()}
+        return of_made, {name: one[made:] for name, one in self.distances.items()}
+
 
 class Gatherer:
     """Small pictures and features of images that come in batches on many ranks.

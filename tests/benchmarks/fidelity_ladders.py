@@ -88,10 +88,9 @@ def copied(data: CXRDataModule, extractors: Mapping[str, FeatureExtractor]) -> d
             data.split_dataset("train"), at_made, at_held,
             spaces=extractors, candidates=8, redraw=None, seed=0, rank=0, world=1, device=CPU,
         )  # fmt: skip
-        count = len(at_made.ids)
-        of_held = {name: one[count:] for name, one in result.distances.items()}
+        of_made, of_held = result.apart(len(at_made.ids))
         of_held, _ = without_twins(of_held, whole=(PIXEL, *extractors))
-        flags = raised(set_alarm(of_held, rate=0.01), {name: one[:count] for name, one in result.distances.items()})
+        flags = raised(set_alarm(of_held, rate=0.01), of_made)
         found["flagged"].append(float(torch.stack(list(flags.values())).any(0).float().mean()))
         others = least_distances(at_held.rows[JUDGE], at_made.rows[JUDGE])
         found["membership"].append(membership(result.members[JUDGE], others)[0])

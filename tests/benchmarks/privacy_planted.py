@@ -114,11 +114,10 @@ def measure(
     found = search(
         training, all_made, all_held, spaces=spaces, candidates=8, redraw=codec, seed=seed, rank=0, world=1, device=CPU
     )  # fmt: skip
-    count = len(all_made.ids)
-    of_held = {name: one[count:] for name, one in found.distances.items()}
+    of_made, of_held = found.apart(len(all_made.ids))
     of_held, twins = without_twins(of_held, whole=(PIXEL, *spaces))
     alarm = set_alarm(of_held, rate=RATE)
-    flags = raised(alarm, {name: one[:count] for name, one in found.distances.items()})
+    flags = raised(alarm, of_made)
     flags["any"] = torch.stack(list(flags.values())).any(0)
 
     def rates(rows: list[int]) -> dict[str, float]:
