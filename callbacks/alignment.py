@@ -90,10 +90,8 @@ class ReportAlignment(Callback):
         real = check_images(batch["image"], what="real", ids=ids)
         made = images_of(outputs, key=self.output, like=real, ids=ids)
         # By the id, so that an image has the same other one whatever the batches and ranks.
-        batch_of_others = self.references[[id_hash(name) % len(self.references) for name in ids]]
-        other = check_images(batch_of_others["image"], what="reference", ids=batch_of_others["image_id"]).to(
-            real.device
-        )
+        others = self.references[[id_hash(name) % len(self.references) for name in ids]]
+        other = check_images(others["image"].to(real.device), what="reference", ids=others["image_id"])
         fits = torch.stack([self.aligner.log_likelihood(images, reports) for images in (real, made, other)], dim=1)
         twins = [self.aligner.flipped(images, reports) for images in (real, made)]
         rows = torch.cat([fits, twins[0][..., 0], twins[0][..., 1], twins[1][..., 1]], dim=1)
